@@ -2,7 +2,12 @@
 //! the seam between the remote API and an engine. Pure data: nothing here does I/O.
 
 pub mod compat;
+pub mod engine;
 pub mod error;
+pub mod job;
 pub mod name;
+pub mod opcode;
+pub mod param;
 pub mod python;
+pub mod query;
 pub mod units;

@@ -1,0 +1,1 @@
+//! The filter language of queries: JSON arrays such as `["&", ["==", "name", "web1"], ["?", "master"]]`.
