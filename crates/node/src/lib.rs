@@ -1,1 +1,333 @@
-//! node
+//! One node: what the master may ask of it. The only crate that runs commands, touches devices or talks to QEMU.
+//!
+//! [`Node`] is Ganeti's node daemon protocol, as far as the logical units need it. There are two kinds: `LocalNode`, this
+//! machine, and `FakeNode`, which behaves like a node without being one. What a node is told about an instance is already
+//! filled: parameters hold all values, names stand instead of UUIDs.
+
+pub mod spec;
+pub mod state;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use model::param::{Dict, Hypervisor, RebootType, StorageType};
+use serde_json::Value;
+use tokio::sync::watch;
+
+pub use spec::{DiskSpec, InstanceSpec, NetworkSpec, NicSpec};
+pub use state::{InstanceRun, NodeState, RunState, StorageUnit};
+
+/// Why a node did not do what it was asked; the text is what clients see inside the job's error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeError {
+    /// The node does not answer.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It was tried, and failed.
+    #[error("{0}")]
+    Failed(String),
+    /// This kind of node cannot do it.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+pub type Result<T, E = NodeError> = std::result::Result<T, E>;
+
+/// Takes the lines that a script prints, as they come.
+pub type Feedback = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// An operating system definition as one node has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OsInfo {
+    pub name: String,
+    /// The directory.
+    pub path: String,
+    /// Whether it is usable; `diagnose` says why not.
+    pub valid: bool,
+    pub diagnose: String,
+    pub variants: Vec<String>,
+    /// Name and description of each parameter.
+    pub parameters: Vec<(String, String)>,
+    pub api_versions: Vec<i64>,
+    /// Whether its create script may run on the node itself.
+    pub trusted: bool,
+}
+
+/// What happened to one hook script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookStatus {
+    Success,
+    Failed,
+    Skipped,
+}
+
+/// One hook script's result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookResult {
+    /// `HPATH-PHASE.d/NAME`.
+    pub script: String,
+    pub status: HookStatus,
+    pub output: String,
+}
+
+/// When a hook runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookPhase {
+    Pre,
+    Post,
+}
+
+impl HookPhase {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pre => "pre",
+            Self::Post => "post",
+        }
+    }
+}
+
+/// What is known about a disk that is up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DiskStatus {
+    pub dev_path: Option<String>,
+    pub major: Option<u32>,
+    pub minor: Option<u32>,
+    /// Of a mirror that is not in sync: how far it is, in percent.
+    pub sync_percent: Option<f64>,
+    /// Until it is in sync, in seconds.
+    pub estimated_time: Option<f64>,
+    pub is_degraded: bool,
+    /// `okay`, `unknown`, `faulty` or `sync` of the local data, as Ganeti counts them: 1, 2, 3, 4.
+    pub ldisk_status: u8,
+}
+
+/// A device to plug into or pull out of a running instance.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Device {
+    Disk(DiskSpec),
+    Nic(NicSpec),
+}
+
+/// What is done with a device of a running instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hotplug {
+    Add,
+    Modify,
+    Remove,
+}
+
+/// How to reach an instance's console; the door's `/console` object without the instance's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Console {
+    Ssh { host: String, port: Option<u16>, user: String, command: Vec<String> },
+    Vnc { host: String, port: u16 },
+    Spice { host: String, port: u16 },
+    Message(String),
+}
+
+/// What the scripts of an operating system are run with beside the instance itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OsParams {
+    /// Public, private and secret parameters, merged.
+    pub values: Dict,
+    /// How talkative the scripts are.
+    pub debug_level: u64,
+}
+
+/// One storage unit of a node, as `/2/nodes/{n}/storage` lists it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StorageRow {
+    pub kind: StorageType,
+    pub name: String,
+    pub size_mib: u64,
+    pub used_mib: u64,
+    pub free_mib: u64,
+    pub allocatable: bool,
+}
+
+/// A node, as the master sees it.
+#[async_trait]
+pub trait Node: Send + Sync + 'static {
+    fn name(&self) -> &str;
+
+    /// What is known about the node now, without asking it: resources, and what runs. Cheap.
+    fn state(&self) -> Arc<NodeState>;
+
+    /// Counts the changes of [`Node::state`].
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// Whether it answers.
+    async fn ping(&self) -> Result<()>;
+
+    /// Which hypervisors it could run.
+    fn hypervisors(&self) -> Vec<Hypervisor>;
+
+    // Disks. `primary` is whether the instance runs, or is to run, on this node.
+
+    /// Makes a disk; for one that is adopted, checks that it can be taken.
+    async fn create_disk(&self, instance: &InstanceSpec, disk: &DiskSpec) -> Result<()>;
+    async fn remove_disk(&self, instance: &InstanceSpec, disk: &DiskSpec) -> Result<()>;
+    /// Brings a disk up and answers the device or file to use.
+    async fn assemble_disk(
+        &self,
+        instance: &InstanceSpec,
+        disk: &DiskSpec,
+        primary: bool,
+    ) -> Result<Option<String>>;
+    async fn shutdown_disk(&self, instance: &InstanceSpec, disk: &DiskSpec) -> Result<()>;
+    /// Grows by MiB; only checks when it is a dry run.
+    async fn grow_disk(
+        &self,
+        instance: &InstanceSpec,
+        disk: &DiskSpec,
+        amount_mib: u64,
+        dry_run: bool,
+    ) -> Result<()>;
+    /// Overwrites a part, in MiB.
+    async fn wipe_disk(
+        &self,
+        instance: &InstanceSpec,
+        disk: &DiskSpec,
+        offset_mib: u64,
+        size_mib: u64,
+    ) -> Result<()>;
+    /// Copies a disk's content from another disk that is up on this node.
+    async fn copy_disk(
+        &self,
+        instance: &InstanceSpec,
+        from: &DiskSpec,
+        to: &DiskSpec,
+    ) -> Result<()>;
+    /// Gives a disk another logical id (rename of a file or volume).
+    async fn rename_disk(&self, from: &DiskSpec, to: &DiskSpec) -> Result<()>;
+    async fn disk_status(&self, disk: &DiskSpec) -> Result<Option<DiskStatus>>;
+    /// The size of what a disk is now, in MiB.
+    async fn disk_size(&self, disk: &DiskSpec) -> Result<Option<u64>>;
+    /// drbd: connects to the peer (or goes on alone), then both sides sync.
+    async fn connect_disk(&self, disk: &DiskSpec, multi_primary: bool) -> Result<()>;
+    async fn disconnect_disk(&self, disk: &DiskSpec) -> Result<()>;
+
+    // Instances.
+
+    async fn start_instance(&self, instance: &InstanceSpec, paused: bool) -> Result<()>;
+    /// Stops gently for at most `timeout`, then by force; stopping what does not run is no error.
+    async fn stop_instance(
+        &self,
+        instance: &InstanceSpec,
+        timeout: Duration,
+        reason: &str,
+    ) -> Result<()>;
+    async fn reboot_instance(
+        &self,
+        instance: &InstanceSpec,
+        how: RebootType,
+        timeout: Duration,
+    ) -> Result<()>;
+    /// Sets the memory of a running instance.
+    async fn balloon_instance(&self, instance: &InstanceSpec, memory_mib: u64) -> Result<()>;
+    /// Prepares to receive a migration.
+    async fn accept_instance(&self, instance: &InstanceSpec) -> Result<()>;
+    /// Moves a running instance to the node of that name, which accepted it.
+    async fn migrate_instance(
+        &self,
+        instance: &InstanceSpec,
+        target: &str,
+        live: bool,
+    ) -> Result<()>;
+    /// Ends a migration on one side: the source forgets, the target keeps, or the other way round.
+    async fn finalize_migration(
+        &self,
+        instance: &InstanceSpec,
+        source: bool,
+        success: bool,
+    ) -> Result<()>;
+    async fn hotplug(
+        &self,
+        instance: &InstanceSpec,
+        action: Hotplug,
+        device: &Device,
+        index: usize,
+    ) -> Result<()>;
+    /// Whether devices of the instance as it runs can be changed.
+    async fn can_hotplug(&self, instance: &InstanceSpec) -> Result<()>;
+    fn console(&self, instance: &InstanceSpec) -> Console;
+    /// Checks hypervisor parameters that depend on the node: that files they name exist, and so on.
+    async fn validate_hvparams(&self, hypervisor: Hypervisor, hvparams: &Dict) -> Result<()>;
+
+    // Operating systems.
+
+    async fn list_os(&self) -> Result<Vec<OsInfo>>;
+    /// Runs the definition's `verify` on parameters; `checks` are names of what to check.
+    async fn validate_os(&self, os: &str, params: &Dict, force_variant: bool) -> Result<()>;
+    async fn create_os(
+        &self,
+        instance: &InstanceSpec,
+        reinstall: bool,
+        params: &OsParams,
+        out: Feedback,
+    ) -> Result<()>;
+    async fn rename_os(
+        &self,
+        instance: &InstanceSpec,
+        old_name: &str,
+        params: &OsParams,
+        out: Feedback,
+    ) -> Result<()>;
+
+    // Exports on this node.
+
+    /// Dumps one disk (or a snapshot of it) into this node's export of the instance, through the export script.
+    async fn export_disk(
+        &self,
+        instance: &InstanceSpec,
+        index: usize,
+        target: &str,
+        compress: &str,
+        params: &OsParams,
+        out: Feedback,
+    ) -> Result<()>;
+    /// Writes the export's description and puts it in place of an older one.
+    async fn finalize_export(
+        &self,
+        instance: &InstanceSpec,
+        target: &str,
+        config: &str,
+    ) -> Result<()>;
+    async fn list_exports(&self) -> Result<Vec<String>>;
+    /// The text of `config.ini` of an export, by instance name or path.
+    async fn export_info(&self, path: &str) -> Result<String>;
+    async fn remove_export(&self, name: &str) -> Result<()>;
+    async fn import_disk(
+        &self,
+        instance: &InstanceSpec,
+        index: usize,
+        source: &str,
+        compress: &str,
+        params: &OsParams,
+        out: Feedback,
+    ) -> Result<()>;
+
+    // The node itself.
+
+    async fn storage_list(&self, kind: StorageType, names: &[String]) -> Result<Vec<StorageRow>>;
+    async fn storage_modify(&self, kind: StorageType, name: &str, changes: &Dict) -> Result<()>;
+    async fn storage_repair(&self, kind: StorageType, name: &str) -> Result<()>;
+    /// Runs the hook scripts of a path and phase with this environment (without the `GANETI_` prefix added).
+    async fn run_hooks(
+        &self,
+        path: &str,
+        phase: HookPhase,
+        env: &BTreeMap<String, String>,
+    ) -> Result<Vec<HookResult>>;
+    /// Reboots the node and answers what is said about it.
+    async fn powercycle(&self, hypervisor: Hypervisor) -> Result<String>;
+    /// Runs an external instance allocator on a request and answers what it printed.
+    async fn run_iallocator(
+        &self,
+        name: &str,
+        options: &[String],
+        request: &Value,
+    ) -> Result<String>;
+}
