@@ -1,0 +1,174 @@
+//! What a logical unit is given: the configuration, the nodes, a way to speak, and the job it runs in.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use model::compat::Compat;
+use model::config::Config;
+use model::error::{GanetiError, Result};
+use model::job::{LogKind, ReasonEntry};
+use model::name::{JobId, Uuid};
+use model::opcode::Op;
+use node::{Node, NodeError};
+use serde_json::{Value, json};
+
+use crate::config::{ConfigStore, Draft};
+use crate::env::Env;
+use crate::locks::Locks;
+use crate::nodes::Nodes;
+
+/// What the job that runs an opcode offers to it: the queue implements this, and tests have a twin.
+#[async_trait]
+pub(crate) trait JobPort: Send + Sync {
+    fn job_id(&self) -> JobId;
+
+    /// Adds to the opcode's log.
+    fn log(&self, kind: LogKind, payload: Value);
+
+    /// Takes locks beside those held. While none are held any may be asked for; afterwards only of higher levels
+    /// than all that are held, which keeps the order of levels.
+    async fn acquire(&self, locks: &Locks) -> Result<()>;
+
+    /// Gives all locks back.
+    fn release(&self);
+
+    /// Makes the job's state durable: called before the world outside is touched for the first time.
+    async fn sync(&self) -> Result<()>;
+
+    /// Submits jobs on behalf of this one; they inherit its priority and reason. For each its id or why it was refused.
+    async fn submit(&self, jobs: Vec<Vec<Op>>) -> Result<Vec<Result<JobId, String>>>;
+}
+
+/// What all jobs share.
+pub(crate) struct Shared {
+    pub(crate) config: ConfigStore,
+    pub(crate) nodes: Nodes,
+    pub(crate) env: Arc<Env>,
+    pub(crate) compat: Compat,
+    /// Where the cluster keeps its files.
+    pub(crate) data_dir: PathBuf,
+}
+
+/// What a logical unit is given.
+pub(crate) struct Cx {
+    shared: Arc<Shared>,
+    port: Arc<dyn JobPort>,
+    reason: Vec<ReasonEntry>,
+}
+
+impl Cx {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        port: Arc<dyn JobPort>,
+        reason: Vec<ReasonEntry>,
+    ) -> Self {
+        Self { shared, port, reason }
+    }
+
+    /// The newest snapshot of the configuration.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.shared.config.snapshot()
+    }
+
+    /// Changes the configuration; durable when it returns.
+    pub(crate) async fn commit<T>(
+        &self,
+        change: impl FnOnce(&mut Draft<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.shared.config.commit(change).await
+    }
+
+    /// The configuration's owner: for setting things aside.
+    pub(crate) fn config_store(&self) -> &ConfigStore {
+        &self.shared.config
+    }
+
+    pub(crate) fn nodes(&self) -> &Nodes {
+        &self.shared.nodes
+    }
+
+    pub(crate) fn env(&self) -> &Env {
+        &self.shared.env
+    }
+
+    pub(crate) fn compat(&self) -> Compat {
+        self.shared.compat
+    }
+
+    pub(crate) fn data_dir(&self) -> &str {
+        self.shared.data_dir.to_str().unwrap_or(".")
+    }
+
+    pub(crate) fn port(&self) -> &dyn JobPort {
+        &*self.port
+    }
+
+    /// Adds to the log from where `Cx` does not reach, such as a script's output.
+    pub(crate) fn shared_port(&self) -> Arc<dyn JobPort> {
+        self.port.clone()
+    }
+
+    pub(crate) fn job_id(&self) -> JobId {
+        self.port.job_id()
+    }
+
+    /// Who asked for this and why.
+    pub(crate) fn reason(&self) -> &[ReasonEntry] {
+        &self.reason
+    }
+
+    /// A node to be asked. One that is marked offline does not answer.
+    pub(crate) async fn node(&self, uuid: &Uuid) -> Result<Arc<dyn Node>, NodeError> {
+        let config = self.config();
+        let offline = config.nodes.get(uuid).is_none_or(|node| node.offline);
+        if offline {
+            return Err(NodeError::Unreachable("Node is marked offline".to_owned()));
+        }
+        self.port.sync().await.map_err(|error| NodeError::Failed(error.to_string()))?;
+        self.shared.nodes.get(uuid).ok_or_else(|| {
+            NodeError::Unreachable(format!("Node {} is not there", config.node_name(uuid)))
+        })
+    }
+
+    /// A line of the log.
+    pub(crate) fn log(&self, text: &str) {
+        self.port.log(LogKind::Message, json!(text));
+    }
+
+    /// ` - INFO: …`
+    pub(crate) fn info(&self, text: &str) {
+        self.log(&format!(" - INFO: {text}"));
+    }
+
+    /// ` - WARNING: …`
+    pub(crate) fn warn(&self, text: &str) {
+        self.log(&format!(" - WARNING: {text}"));
+    }
+
+    /// A warning with what to do about it.
+    pub(crate) fn warn_hint(&self, text: &str, hint: &str) {
+        self.warn(text);
+        self.log(&format!("      Hint: {hint}"));
+    }
+
+    /// `STEP n/m …`
+    pub(crate) fn step(&self, at: u64, of: u64, text: &str) {
+        self.log(&format!("STEP {at}/{of} {text}"));
+    }
+
+    /// Submits jobs on behalf of this one and answers `[[true, id] or [false, text], …]`, the value of a result's `jobs`.
+    pub(crate) async fn submit(&self, jobs: Vec<Vec<Op>>) -> Result<Value> {
+        let submitted = self.port.submit(jobs).await?;
+        let row = |result| match result {
+            Ok(JobId(id)) => json!([true, id]),
+            Err(text) => json!([false, text]),
+        };
+        Ok(submitted.into_iter().map(row).collect())
+    }
+}
+
+/// An error of a node inside a job's work.
+pub(crate) fn exec_error(error: &NodeError) -> GanetiError {
+    GanetiError::exec(error.to_string())
+}
