@@ -1,0 +1,156 @@
+//! Jobs: list, show, cancel, wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use model::engine::Engine;
+use model::name::JobId;
+use model::python;
+
+use crate::error::HttpError;
+use crate::fill;
+use crate::input::Input;
+use crate::resources::{json, zip};
+use crate::route::Answering;
+
+/// The fields of a job in the bulk list.
+pub(crate) const BULK_FIELDS: &[&str] =
+    &["id", "ops", "status", "summary", "opstatus", "received_ts", "start_ts", "end_ts"];
+
+/// The fields of a single job.
+pub(crate) const FIELDS: &[&str] = &[
+    "id",
+    "ops",
+    "status",
+    "summary",
+    "opstatus",
+    "received_ts",
+    "start_ts",
+    "end_ts",
+    "oplog",
+    "opresult",
+];
+
+/// How long `/wait` waits.
+const WAIT: Duration = Duration::from_secs(10);
+
+fn job_id(input: &Input) -> Result<JobId, HttpError> {
+    let text = input.path_var("job_id").unwrap_or_default();
+    // A number this long is no job's; the master daemon cannot read it either (3.0.2 answers 502, about its remainder).
+    let id = text.parse::<i64>().ok().and_then(|id| u64::try_from(id).ok());
+    id.map(JobId).ok_or_else(|| {
+        fill::unreadable(&json!([text]), &format!("Invalid value for job ID '{text}'"))
+    })
+}
+
+/// GET of all jobs.
+pub(crate) fn list<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answering<'a> {
+    Box::pin(async move {
+        if input.flag("bulk")? {
+            let rows = engine.query_jobs(None, BULK_FIELDS).await?;
+            return json(rows.iter().flatten().map(|row| zip(BULK_FIELDS, row)).collect::<Value>());
+        }
+        let rows = engine.query_jobs(None, &["id"]).await?;
+        let mut ids: Vec<u64> =
+            rows.iter().flatten().filter_map(|row| row.first()?.as_u64()).collect();
+        ids.sort_unstable();
+        json(
+            ids.iter()
+                .map(|id| json!({"id": id, "uri": format!("/2/jobs/{id}")}))
+                .collect::<Value>(),
+        )
+    })
+}
+
+/// GET of a job. Ganeti: one that is not known has null everywhere (3.0.2).
+pub(crate) fn show<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answering<'a> {
+    Box::pin(async move {
+        let id = job_id(input)?;
+        let rows = engine.query_jobs(Some(&[id]), FIELDS).await?;
+        json(match rows.into_iter().next().flatten() {
+            Some(row) => zip(FIELDS, &row),
+            None => {
+                let mut nothing = vec![Value::Null; FIELDS.len()];
+                nothing[0] = json!(id.0);
+                zip(FIELDS, &nothing)
+            }
+        })
+    })
+}
+
+/// DELETE of a job.
+pub(crate) fn cancel<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answering<'a> {
+    Box::pin(async move {
+        let (done, text) = engine.cancel_job(job_id(input)?).await?;
+        json(json!([done, text]))
+    })
+}
+
+/// Waits for a job to change.
+pub(crate) fn wait<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answering<'a> {
+    Box::pin(async move {
+        let asked = Asked::read(fill::body(input))?;
+        let id = job_id(input)?;
+        let fields = asked.fields.iter().map(|field| field.as_str().map(str::to_owned));
+        let Some(fields) = fields.collect::<Option<Vec<String>>>() else {
+            return Err(HttpError::new(
+                502,
+                "Failed to parse request: Parsing WaitForJobChange message: Unable to read String",
+            ));
+        };
+        let previous = asked.previous.map(Vec::as_slice);
+        let change = engine.wait_for_job_change(id, &fields, previous, asked.serial, WAIT).await?;
+        json(match change {
+            Some(change) => {
+                json!({"job_info": change.job_info, "log_entries": change.log_entries})
+            }
+            None => Value::Null,
+        })
+    })
+}
+
+/// What a waiting client saw, and what it wants to see.
+struct Asked<'a> {
+    fields: &'a Vec<Value>,
+    previous: Option<&'a Vec<Value>>,
+    serial: Option<u64>,
+}
+
+impl<'a> Asked<'a> {
+    fn read(body: &'a Value) -> Result<Self, HttpError> {
+        let Value::Object(body) = body else { return Err(fill::not_a_dict(body)) };
+        let bad = |text: &str| Err(HttpError::bad_request(text));
+        let fields = match body.get("fields") {
+            None => return bad("Required parameter 'fields' is missing"),
+            Some(Value::Array(fields)) => fields,
+            Some(_) => return bad("The 'fields' parameter should be a list"),
+        };
+        let previous = match body.get("previous_job_info") {
+            None | Some(Value::Null) => None,
+            Some(Value::Array(previous)) => Some(previous),
+            Some(_) => return bad("The 'previous_job_info' parameter should be a list"),
+        };
+        let serial = match body.get("previous_log_serial") {
+            None | Some(Value::Null) => None,
+            // Python takes a boolean for an integer.
+            Some(Value::Bool(flag)) => Some(u64::from(*flag)),
+            Some(number @ Value::Number(_)) if python::type_name(number) == "int" => {
+                // Entries count from 1, so a negative serial is as good as none.
+                number.as_u64()
+            }
+            Some(_) => return bad("The 'previous_log_serial' parameter should be a number"),
+        };
+        Ok(Self { fields, previous, serial })
+    }
+}
+
+/// The body of a wait.
+pub(crate) fn wait_schema() -> Value {
+    json!({"type": "object", "required": ["fields"], "properties": {
+        "fields": {"type": "array", "items": {"type": "string"}, "description": "The job's fields to look at, such as `status`."},
+        "previous_job_info": {"type": ["array", "null"], "description": "Their values as the client saw them last."},
+        "previous_log_serial": {"type": ["integer", "null"], "description": "The serial of the newest log entry that the client saw."},
+    }})
+}
