@@ -1,0 +1,17 @@
+//! Transcripts: scenarios of requests, what a real daemon answered to them, and whether another daemon answers the same.
+//! The only crate that knows how the answers of two daemons are compared. It depends on nothing of ours, so that what
+//! it judges cannot lean on what it is judged by.
+
+pub mod scenario;
+
+pub mod client;
+
+pub mod run;
+
+pub mod recording;
+
+pub mod mask;
+
+pub mod compare;
+
+pub mod report;
