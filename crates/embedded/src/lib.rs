@@ -1,9 +1,11 @@
 //! Our own cluster: a durable job queue, the configuration with its one writer, locks, logical units and queries, over nodes
 //! that are real or simulated. The only crate with locks, jobs and configuration writes.
 
+pub(crate) mod allocate;
 pub mod config;
 pub mod env;
 pub(crate) mod locks;
 pub(crate) mod lu;
 pub(crate) mod nodes;
+pub(crate) mod pool;
 pub(crate) mod spec;

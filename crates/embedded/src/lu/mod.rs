@@ -5,6 +5,7 @@
 
 pub(crate) mod cx;
 pub(crate) mod expand;
+pub(crate) mod instance;
 pub(crate) mod tags;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -35,13 +36,14 @@ pub(crate) struct Hooks {
 }
 
 /// What an opcode does.
-pub(crate) trait LogicalUnit: Opcode + Send + Sync + 'static {
+pub(crate) trait LogicalUnit: Opcode + Clone + Send + Sync + 'static {
     /// What the checks found out and the work needs.
     type Plan: Send + Sync;
 
-    /// Checks that need nothing but the parameters themselves and the cluster's settings.
-    fn check_arguments(&self, _config: &Config) -> Result<()> {
-        Ok(())
+    /// Checks the parameters by themselves and brings them into the form that the rest reads: names in lower case, defaults
+    /// of the cluster filled in. It is called once, before anything else.
+    fn prepare(&mut self, _cx: &Cx) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
     }
 
     /// The locks that the work needs. Names that are not known are refused here.
@@ -74,7 +76,7 @@ macro_rules! define_execute {
     ($($Op:ident $noun:ident,)*) => {
         /// Runs one opcode from its checks to its result.
         pub(crate) async fn execute(code: &OpCode, common: &Common, cx: &Cx) -> Result<Value> {
-            match code { $(OpCode::$Op(op) => run(&**op, common, cx).await,)* }
+            match code { $(OpCode::$Op(op) => run((**op).clone(), common, cx).await,)* }
         }
     };
 }
@@ -124,23 +126,17 @@ unsupported! {
 }
 
 unsupported! {
-    InstanceActivateDisks,
     InstanceCreate,
-    InstanceDeactivateDisks,
     InstanceFailover,
     InstanceGrowDisk,
     InstanceMigrate,
     InstanceMultiAlloc,
     InstanceQueryData,
-    InstanceReboot,
     InstanceRecreateDisks,
     InstanceReinstall,
-    InstanceRemove,
     InstanceRename,
     InstanceReplaceDisks,
     InstanceSetParams,
-    InstanceShutdown,
-    InstanceStartup,
 }
 
 unsupported! {
@@ -163,9 +159,9 @@ unsupported! {
 }
 
 /// Runs a unit: locks, checks, pre hooks, the work, post hooks.
-async fn run<L: LogicalUnit>(op: &L, common: &Common, cx: &Cx) -> Result<Value> {
-    op.check_arguments(&cx.config())?;
-    hold(op, cx).await?;
+async fn run<L: LogicalUnit>(mut op: L, common: &Common, cx: &Cx) -> Result<Value> {
+    op.prepare(cx).await?;
+    hold(&op, cx).await?;
     let plan = op.check_prereq(cx).await?;
     let hooks = op.hooks(cx, &plan).filter(|_| L::DEF.hooks.is_some());
     if let Some(hooks) = &hooks {

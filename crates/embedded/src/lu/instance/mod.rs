@@ -1,0 +1,114 @@
+//! The opcodes on instances. What several of them share is here and in the files named for it: `checks` refuses, `disks`
+//! brings disks up and down, `hook_env` describes an instance to hooks.
+
+pub(crate) mod activate;
+pub(crate) mod checks;
+pub(crate) mod disks;
+pub(crate) mod hook_env;
+pub(crate) mod nics;
+pub(crate) mod reboot;
+pub(crate) mod remove;
+pub(crate) mod shutdown;
+pub(crate) mod startup;
+
+use std::sync::Arc;
+
+use model::config::{Config, Instance};
+use model::error::{GanetiError, Result};
+use model::name::Uuid;
+use model::param::{AdminState, AdminStateSource, DiskTemplate};
+use node::InstanceSpec;
+
+use super::{Cx, Level, Locks, expand};
+use crate::config::Draft;
+use crate::spec;
+
+/// The instance that an opcode names, in the newest configuration.
+pub(crate) fn find(cx: &Cx, name: &str, uuid: Option<&str>) -> Result<Arc<Instance>> {
+    expand::instance(&cx.config(), name, uuid).cloned()
+}
+
+/// The instance again, by its UUID: after changes.
+pub(crate) fn again(cx: &Cx, uuid: &Uuid) -> Result<Arc<Instance>> {
+    cx.config().instances.get(uuid).cloned().ok_or_else(|| {
+        GanetiError::exec(format!("Instance {uuid} disappeared from the configuration"))
+    })
+}
+
+/// What a node is told about the instance as it is configured now.
+pub(crate) fn spec_of(cx: &Cx, instance: &Instance) -> InstanceSpec {
+    spec::instance(&cx.config(), cx.compat(), instance)
+}
+
+/// The instance alone.
+pub(crate) fn lock_instance(config: &Config, name: &str, uuid: Option<&str>) -> Result<Locks> {
+    let instance = expand::instance(config, name, uuid)?;
+    Ok(Locks::new().exclusive(Level::Instance, &instance.name))
+}
+
+/// The instance, and the resources of all its nodes or of its primary alone.
+pub(crate) fn lock_with_resources(
+    config: &Config,
+    name: &str,
+    uuid: Option<&str>,
+    primary_only: bool,
+) -> Result<Locks> {
+    let instance = expand::instance(config, name, uuid)?;
+    let mut locks = Locks::new().exclusive(Level::Instance, &instance.name);
+    for node in nodes_of(config, instance) {
+        if !primary_only || node == instance.primary_node {
+            locks = locks.exclusive(Level::NodeRes, &node);
+        }
+    }
+    Ok(locks)
+}
+
+/// Its primary and secondary nodes.
+pub(crate) fn nodes_of(config: &Config, instance: &Instance) -> Vec<Uuid> {
+    let mut nodes = vec![instance.primary_node.clone()];
+    nodes.extend(config.secondary_nodes(instance));
+    nodes
+}
+
+/// The disk template that its disks have; diskless without disks (Ganeti 3.0, `utils.GetDiskTemplate`).
+pub(crate) fn disk_template(config: &Config, instance: &Instance) -> DiskTemplate {
+    config.instance_disks(instance).first().map_or(DiskTemplate::Diskless, |disk| disk.dev_type)
+}
+
+/// Notes what the instance is meant to be; nothing is written when it is that already.
+pub(crate) async fn mark(
+    cx: &Cx,
+    uuid: &Uuid,
+    state: AdminState,
+    source: AdminStateSource,
+) -> Result<()> {
+    cx.commit(|draft| {
+        mark_in(draft, uuid, state, source);
+        Ok(())
+    })
+    .await
+}
+
+fn mark_in(draft: &mut Draft<'_>, uuid: &Uuid, state: AdminState, source: AdminStateSource) {
+    let same = |instance: &Arc<Instance>| {
+        instance.admin_state == state && instance.admin_state_source == source
+    };
+    if draft.instances.get(uuid).is_some_and(same) {
+        return;
+    }
+    draft.edit_instance(uuid, |instance| {
+        instance.admin_state = state;
+        instance.admin_state_source = source;
+    });
+}
+
+/// Notes whether its disks are up; nothing is written when that is known.
+pub(crate) async fn mark_disks(cx: &Cx, uuid: &Uuid, active: bool) -> Result<()> {
+    cx.commit(|draft| {
+        if draft.instances.get(uuid).is_some_and(|instance| instance.disks_active != active) {
+            draft.edit_instance(uuid, |instance| instance.disks_active = active);
+        }
+        Ok(())
+    })
+    .await
+}
