@@ -4,6 +4,7 @@
 //! machine, and `FakeNode`, which behaves like a node without being one. What a node is told about an instance is already
 //! filled: parameters hold all values, names stand instead of UUIDs.
 
+pub mod fake;
 pub mod spec;
 pub mod state;
 
@@ -16,6 +17,7 @@ use model::param::{Dict, Hypervisor, RebootType, StorageType};
 use serde_json::Value;
 use tokio::sync::watch;
 
+pub use fake::{FakeNode, FakeSizes, Fault, Verb, World, WorldSetup};
 pub use spec::{DiskSpec, InstanceSpec, NetworkSpec, NicSpec};
 pub use state::{InstanceRun, NodeState, RunState, StorageUnit};
 
