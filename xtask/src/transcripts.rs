@@ -4,21 +4,17 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the command is for")]
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Instant;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::bail;
 use clap::Args;
-use transcript::client::Client;
+use transcript::check;
 use transcript::mask::Places;
-use transcript::recording::{Exchange, Header, Recording};
-use transcript::report::Report;
-use transcript::scenario::Section;
-use transcript::{compare, mask, recording, report, run, scenario};
+use transcript::scenario::{Section, Step};
 
-/// Compare a daemon's answers with the recordings of a real one. Its cluster must be fresh and made as
-/// docs of the scenarios say.
+/// Compare a daemon's answers with the recordings of a real one. Its cluster must be a fresh one like the one that
+/// `cargo xtask oracle up` makes.
 #[derive(Args)]
 pub(crate) struct Transcripts {
     /// The daemon's address, as in https://127.0.0.1:5080.
@@ -55,38 +51,24 @@ impl Transcripts {
     }
 }
 
-/// Where the crate `transcript` keeps its files.
-fn home() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/transcript")
-}
-
-/// The sections whose name contains one of the given words.
-fn sections(wanted: &[String]) -> anyhow::Result<Vec<Section>> {
-    let mut sections = scenario::load(&home().join("scenarios"))?;
-    sections.retain(|section| {
-        wanted.is_empty() || wanted.iter().any(|word| section.name.contains(word))
-    });
-    ensure!(!sections.is_empty(), "no section is called {}", wanted.join(" or "));
-    Ok(sections)
-}
-
 fn masks(places: &[Place]) -> Places {
     Places(places.iter().map(|Place(place, name)| (place.clone(), name.clone())).collect())
 }
 
-/// Runs a section, telling where it is.
-fn answers(client: &Client, section: &Section) -> anyhow::Result<Vec<Exchange>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let start = Instant::now();
-    let count = section.steps.len();
-    let exchanges = runtime.block_on(run::run(client, section, |index, step| {
+/// Shows which step of a section is being sent.
+fn progress(section: &Section) -> impl FnMut(usize, &Step) {
+    let (name, count) = (section.name.clone(), section.steps.len());
+    move |index, step| {
         let text: String = step.name.chars().take(90).collect();
-        eprint!("\r\x1b[K{} {}/{count} {text}", section.name, index + 1);
+        eprint!("\r\x1b[K{name} {}/{count} {text}", index + 1);
         // A progress line that does not show is no reason to stop.
         let _ = std::io::stderr().flush();
-    }));
-    eprintln!("\r\x1b[K{}: {count} steps in {:.0} s", section.name, start.elapsed().as_secs_f64());
-    Ok(exchanges)
+    }
+}
+
+fn done(section: &Section, start: Instant) {
+    let (name, count) = (&section.name, section.steps.len());
+    eprintln!("\r\x1b[K{name}: {count} steps in {:.0} s", start.elapsed().as_secs_f64());
 }
 
 /// Runs sections against a real daemon and writes down what it answered.
@@ -96,20 +78,16 @@ pub(crate) fn record(
     places: &[Place],
     daemon: &str,
 ) -> anyhow::Result<()> {
-    let client = Client::new(address)?;
-    for section in sections(wanted)? {
-        let exchanges = mask::mask(&section, &masks(places), &answers(&client, &section)?);
-        let silent: Vec<&str> = exchanges
-            .iter()
-            .filter(|exchange| exchange.status == 0)
-            .map(|exchange| exchange.step.as_str())
-            .collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    for section in check::sections(wanted)? {
+        let start = Instant::now();
+        let places = masks(places);
+        let run = check::record(address, &section, &places, daemon, progress(&section));
+        let silent = runtime.block_on(run)?;
+        done(&section, start);
         if !silent.is_empty() {
             eprintln!("{}: no answer to {}", section.name, silent.join(", "));
         }
-        let header = Header { section: section.name.clone(), daemon: daemon.to_owned() };
-        let file = recording::path(&home().join("recorded"), &section.name);
-        recording::store(&file, &Recording { header, exchanges })?;
     }
     Ok(())
 }
@@ -121,28 +99,95 @@ pub(crate) fn compare(
     places: &[Place],
     verbose: bool,
 ) -> anyhow::Result<()> {
-    let client = Client::new(address)?;
-    let places = masks(places);
-    let mut report = Report::new(report::load_accepted(&home().join("differences.json"))?);
-    for section in sections(wanted)? {
-        let file = recording::path(&home().join("recorded"), &section.name);
-        let recorded =
-            recording::load(&file).context("record it with `cargo xtask oracle record`")?;
-        let expected = mask::mask(&section, &places, &recorded.exchanges);
-        let got = mask::mask(&section, &places, &answers(&client, &section)?);
-        report.add(&section, compare::compare(&section, &expected, &got));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut report = check::report()?;
+    for section in check::sections(wanted)? {
+        let start = Instant::now();
+        let places = masks(places);
+        let run = check::check(address, &section, &places, &mut report, progress(&section));
+        runtime.block_on(run)?;
+        done(&section, start);
     }
     println!("{}", report.text(verbose));
     if wanted.is_empty() {
         for row in report.unused() {
-            println!(
-                "accepted difference never seen: {} {} {}: {}",
-                row.section, row.step, row.path, row.reason
-            );
+            let (section, step, path) = (&row.section, &row.step, &row.path);
+            println!("accepted difference never seen: {section} {step} {path}: {}", row.reason);
         }
     }
     if report.different > 0 {
         bail!("{} exchanges differ", report.different);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use model::compat::Compat;
+    use rapi::route::Route;
+    use transcript::recording::{self, Exchange};
+    use transcript::scenario::{Action, Ask};
+    use transcript::check;
+
+    /// What no scenario can show succeeding on the recorded cluster: it has no LVM and no DRBD, and no node may lose
+    /// its power.
+    const NEVER_SUCCEED: &[&str] = &[
+        "/2/nodes/{node_name}/powercycle",
+        "/2/nodes/{node_name}/storage/modify",
+        "/2/nodes/{node_name}/storage/repair",
+        "/2/instances/{instance_name}/replace-disks",
+    ];
+
+    fn asks(ask: &Ask, route: &Route) -> bool {
+        let path = ask.path.split('?').next().unwrap_or_default();
+        let fits = |(part, given): (&str, &str)| part.starts_with('{') || part == given;
+        ask.method == route.method.as_str()
+            && path.split('/').count() == route.path.split('/').count()
+            && route.path.split('/').zip(path.split('/')).all(fits)
+    }
+
+    fn outcome(exchange: &Exchange) -> &'static str {
+        let success = exchange.jobs.iter().all(|job| job["status"] == "success");
+        if exchange.status == 200 && success { "success" } else { "refusal" }
+    }
+
+    fn asker(ask: &Ask) -> &'static str {
+        match ask.user.as_deref().and_then(|user| user.split_once(':')) {
+            None => "anonymous",
+            Some((_, "wrong")) => "wrong password",
+            Some(("reader", _)) => "no option",
+            Some(("reader2", _)) => "read",
+            Some(_) => "write",
+        }
+    }
+
+    #[test]
+    fn each_route_succeeds_is_refused_and_is_asked_by_each_kind_of_user() {
+        let mut recorded = Vec::new();
+        for section in check::sections(&[]).unwrap() {
+            let exchanges = recording::load(&check::recorded(&section.name)).unwrap().exchanges;
+            recorded.extend(section.steps.into_iter().zip(exchanges));
+        }
+        let mut missing = Vec::new();
+        for route in rapi::table::ROUTES.iter().filter(|route| route.first <= Compat::V30) {
+            let mut seen = HashSet::new();
+            for (step, exchange) in &recorded {
+                if let Action::Ask(ask) = &step.action
+                    && asks(ask, route)
+                {
+                    seen.extend([outcome(exchange), asker(ask)]);
+                }
+            }
+            let all = ["success", "refusal", "anonymous", "wrong password", "no option", "read", "write"];
+            let wanted = all.iter().filter(|what| {
+                **what != "success" || !NEVER_SUCCEED.contains(&route.path)
+            });
+            for what in wanted.filter(|what| !seen.contains(*what)) {
+                missing.push(format!("{} {}: {what}", route.method.as_str(), route.path));
+            }
+        }
+        assert!(missing.is_empty(), "{missing:#?}");
+    }
 }

@@ -35,7 +35,9 @@ const RESIDENTS: &[&str] = &["default", "cluster.gnt.example"];
 
 static UUID: LazyLock<Regex> =
     LazyLock::new(|| regex("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"));
-static MAC: LazyLock<Regex> = LazyLock::new(|| regex("aa:00:00(?::[0-9a-f]{2}){3}"));
+/// The cluster's scenarios give addresses of their own another first byte.
+static MAC: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"\b(aa(?::[0-9a-f]{2}){2})(?::[0-9a-f]{2}){3}\b"));
 static JOB: LazyLock<Regex> = LazyLock::new(|| regex(r"\b([Jj]ob[ =-]|/jobs/)(\d+)\b"));
 static CLOCK: LazyLock<Regex> =
     LazyLock::new(|| regex(r"\d{4}-\d{2}-\d{2}[ T_]\d{2}[:_]\d{2}[:_]\d{2}(?:[.,]\d+)?"));
@@ -232,7 +234,7 @@ impl Masker<'_> {
             format!("<uuid{}>", place_of(&mut self.uuids, found[0].to_owned()))
         });
         let text = MAC.replace_all(&text, |found: &Captures<'_>| {
-            format!("<mac{}>", place_of(&mut self.macs, found[0].to_owned()))
+            format!("{}:<mac{}>", &found[1], place_of(&mut self.macs, found[0].to_owned()))
         });
         let text = JOB.replace_all(&text, |found: &Captures<'_>| {
             let id = found[2].parse::<u64>().ok();
@@ -359,7 +361,7 @@ mod tests {
         check(
             "anon GET /2/query/node",
             json!({"data": [[[0, "aa:00:00:12:34:56"], [0, 77]]], "fields": [{"name": "m"}, {"name": "dfree"}]}),
-            json!({"data": [{"m": [0, "<mac1>"], "dfree": [0, "<figure>"]}],
+            json!({"data": [{"m": [0, "aa:00:00:<mac1>"], "dfree": [0, "<figure>"]}],
                    "fields": [{"name": "m"}, {"name": "dfree"}]}),
         );
     }
