@@ -6,7 +6,7 @@ use model::units::natural_cmp;
 
 use crate::group::{AllocPolicy, Group};
 use crate::instance::{AdminState, DiskTemplate, Load, Mirror};
-use crate::node::{Capacity, Fail, Figures, Node, State};
+use crate::node::{Capacity, Figures, Node, State};
 use crate::picture::{Allocation, Options, Picture};
 use crate::redundancy::Redundancy;
 use crate::score::{Change, Counts, Tally};
@@ -192,7 +192,7 @@ impl Cluster {
         self.nodes[primary].add_primary(index, &load);
         let candidates = self.candidates(self.nodes[primary].group, &[primary]);
         let outcome =
-            self.with_search(None, &load, &candidates, |search| search.secondary(primary));
+            self.with_search(None, false, &load, &candidates, |search| search.secondary(primary));
         let Some(choice) = outcome.best else {
             self.nodes[primary].remove_primary(index, &load);
             self.nodes[primary].add_primary(index, &before);
@@ -234,7 +234,8 @@ impl Cluster {
         let choice = if member.secondary.is_some() {
             self.move_secondary(index, &candidates)?
         } else {
-            self.move_primary(index, &candidates)?
+            self.move_primary(index, &candidates, None)
+                .map_err(|statistics| no_good_node(&statistics))?
         };
         let node = choice.secondary.unwrap_or(choice.primary);
         Ok(Placement {
@@ -259,7 +260,7 @@ impl Cluster {
             self.nodes[old].remove_secondary(index, &load, primary);
         }
         let outcome =
-            self.with_search(None, &load, &candidates, |search| search.secondary(primary));
+            self.with_search(None, false, &load, &candidates, |search| search.secondary(primary));
         let place = outcome.best.and_then(|choice| choice.secondary).or(secondary);
         if let Some(node) = place {
             self.nodes[node].add_secondary(index, &load, primary);
@@ -268,34 +269,43 @@ impl Cluster {
         outcome.best.ok_or_else(|| no_good_node(&outcome.statistics))
     }
 
-    /// Moves an instance that can run anywhere to another of the candidates.
+    /// Moves an instance that can run anywhere to another of the candidates. The group that it enters, if any, must
+    /// stay redundant.
     pub(crate) fn move_primary(
         &mut self,
         index: usize,
         candidates: &[usize],
-    ) -> Result<Choice, Refusal> {
+        entered: Option<usize>,
+    ) -> Result<Choice, Statistics> {
         let primary = self.members[index].primary;
         let load = self.loads[index].clone();
         self.nodes[primary].remove_primary(index, &load);
-        let outcome =
-            self.with_search(None, &load, candidates, |search| search.single(&mut |_, _| true));
+        let mut redundancy = self.redundancy(entered.unwrap_or(0), &load, entered.is_some());
+        let hopeless = redundancy.hopeless();
+        let outcome = self.with_search(None, hopeless, &load, candidates, |search| {
+            search.single(&mut |primary, secondary| redundancy.holds_with(primary, secondary))
+        });
         let place = outcome.best.map_or(primary, |choice| choice.primary);
         self.nodes[place].add_primary(index, &load);
         self.members[index].primary = place;
-        outcome.best.ok_or_else(|| no_good_node(&outcome.statistics))
+        outcome.best.ok_or(outcome.statistics)
     }
 
-    /// Gives a drbd instance two new nodes among the candidates.
+    /// Gives a drbd instance two new nodes among the candidates, likewise.
     pub(crate) fn move_both(
         &mut self,
         index: usize,
         candidates: &[usize],
+        entered: Option<usize>,
     ) -> Result<Choice, Statistics> {
         let home = (self.members[index].primary, self.members[index].secondary);
         let load = self.loads[index].clone();
         self.lift(index, &load);
-        let outcome =
-            self.with_search(None, &load, candidates, |search| search.pair(&mut |_, _| true));
+        let mut redundancy = self.redundancy(entered.unwrap_or(0), &load, entered.is_some());
+        let hopeless = redundancy.hopeless();
+        let outcome = self.with_search(None, hopeless, &load, candidates, |search| {
+            search.pair(&mut |primary, secondary| redundancy.holds_with(primary, secondary))
+        });
         let place = outcome.best.map_or(home, |choice| (choice.primary, choice.secondary));
         self.set_down(index, &load, place.0, place.1);
         outcome.best.ok_or(outcome.statistics)
@@ -371,17 +381,31 @@ impl Cluster {
         self.node_index.get(name).copied().ok_or_else(|| PictureError::UnknownNode(name.to_owned()))
     }
 
+    /// The trial of redundancy for a load that enters a group, if it is asked for.
+    fn redundancy<'a>(&self, group: usize, load: &'a Load, asked: bool) -> Redundancy<'a> {
+        let active = asked && self.options.capacity_checks && !self.options.ignore_soft_errors;
+        let usable = if active { self.candidates(group, &[]) } else { Vec::new() };
+        Redundancy::new(&self.nodes, &self.members, &self.loads, &usable, load, active)
+    }
+
     /// Runs a search, with the score of the whole cluster or of one group.
     fn with_search<T>(
         &self,
         scored: Option<usize>,
+        hopeless: bool,
         load: &Load,
         candidates: &[usize],
         run: impl FnOnce(&Search<'_>) -> T,
     ) -> T {
         let tally = self.tally(scored);
-        let search =
-            Search { nodes: &self.nodes, tally: &tally, load, candidates, options: self.options };
+        let search = Search {
+            nodes: &self.nodes,
+            tally: &tally,
+            load,
+            candidates,
+            options: self.options,
+            hopeless,
+        };
         run(&search)
     }
 
@@ -425,8 +449,7 @@ impl Cluster {
                 allocation.name
             ));
         }
-        let usable = self.candidates(group, &[]);
-        let mut candidates = usable.clone();
+        let mut candidates = self.candidates(group, &[]);
         candidates.retain(|node| allowed.is_none_or(|allowed| allowed.contains(node)));
         let pair = load.template.mirror() == Mirror::Internal;
         if candidates.is_empty() || (pair && candidates.len() < 2) {
@@ -439,19 +462,15 @@ impl Cluster {
             statistics.fail(fail, if pair { nodes * (nodes - 1) } else { nodes });
             return refused(text(no_solution(&statistics)));
         }
-        let active = self.options.capacity_checks && !self.options.ignore_soft_errors;
-        let mut redundancy = Redundancy::new(&self.nodes, &self.loads, &usable, load, active);
+        let mut redundancy = self.redundancy(group, load, true);
         let scored = named.then_some(group);
-        let outcome = self.with_search(scored, load, &candidates, |search| {
+        let hopeless = redundancy.hopeless();
+        let outcome = self.with_search(scored, hopeless, load, &candidates, |search| {
             let accept = &mut |primary, secondary| redundancy.holds_with(primary, secondary);
             if pair { search.pair(accept) } else { search.single(accept) }
         });
         let Some(choice) = outcome.best else {
-            // What the search passed over was no better than what was refused.
-            let mut statistics = outcome.statistics;
-            let left = std::mem::take(&mut statistics.successes);
-            statistics.fail(Fail::N1, left);
-            return refused(text(no_solution(&statistics)));
+            return refused(text(no_solution(&outcome.statistics)));
         };
         let text = text(self.solution(choice, &outcome.statistics));
         Try { group, policy: *alloc_policy, choice: Some(choice), text }
@@ -526,7 +545,7 @@ pub(crate) fn no_solution(statistics: &Statistics) -> String {
     format!("No valid allocation solutions, failure reasons: {reasons}")
 }
 
-fn no_good_node(statistics: &Statistics) -> Refusal {
+pub(crate) fn no_good_node(statistics: &Statistics) -> Refusal {
     Refusal(format!("Can't find any good node: {}", reasons(statistics)))
 }
 

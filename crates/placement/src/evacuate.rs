@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, PictureError, Refusal, no_solution};
+use crate::cluster::{Cluster, PictureError, Refusal, no_good_node, no_solution};
 use crate::group::AllocPolicy;
 use crate::instance::Mirror;
 use crate::picture::EvacuationMode;
@@ -179,7 +179,9 @@ impl Cluster {
             ))),
             (Mirror::External, EvacuationMode::PrimaryOnly | EvacuationMode::All) => {
                 candidates.retain(|node| *node != primary);
-                let choice = self.move_primary(index, &candidates)?;
+                let choice = self
+                    .move_primary(index, &candidates, None)
+                    .map_err(|statistics| no_good_node(&statistics))?;
                 Ok(vec![self.migrate(index, Some(choice.primary))])
             }
             (Mirror::Internal, EvacuationMode::PrimaryOnly) => {
@@ -192,7 +194,7 @@ impl Cluster {
                 Ok(vec![self.replace(index, choice.secondary.unwrap_or(primary))])
             }
             (Mirror::Internal, EvacuationMode::All) => {
-                self.move_to(index, &candidates).map_err(|reason| {
+                self.move_to(index, &candidates, None).map_err(|reason| {
                     Refusal(format!("Can't find any good nodes for relocation: {reason}"))
                 })
             }
@@ -200,13 +202,19 @@ impl Cluster {
     }
 
     /// Moves both nodes of a drbd instance: the new primary comes in as secondary first.
-    fn move_to(&mut self, index: usize, candidates: &[usize]) -> Result<Vec<Step>, String> {
+    fn move_to(
+        &mut self,
+        index: usize,
+        candidates: &[usize],
+        entered: Option<usize>,
+    ) -> Result<Vec<Step>, String> {
         if candidates.len() < 2 {
             return Err("no nodes available".to_owned());
         }
         let old = self.members[index].primary;
-        let choice =
-            self.move_both(index, candidates).map_err(|statistics| no_solution(&statistics))?;
+        let choice = self
+            .move_both(index, candidates, entered)
+            .map_err(|statistics| no_solution(&statistics))?;
         let secondary = choice.secondary.unwrap_or(choice.primary);
         let mut steps = vec![
             self.replace(index, choice.primary),
@@ -265,9 +273,11 @@ impl Cluster {
             ));
         }
         let steps = if self.loads[index].template.mirror() == Mirror::Internal {
-            self.move_to(index, &candidates)?
+            self.move_to(index, &candidates, Some(group))?
         } else {
-            let choice = self.move_primary(index, &candidates).map_err(|Refusal(reason)| reason)?;
+            let choice = self
+                .move_primary(index, &candidates, Some(group))
+                .map_err(|statistics| no_solution(&statistics))?;
             vec![self.migrate(index, Some(choice.primary))]
         };
         Ok((self.score(), steps))

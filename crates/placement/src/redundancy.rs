@@ -1,12 +1,12 @@
 //! Whether a group could lose any one node: the instances that run there would have to find memory on the others.
 //!
-//! drbd's instances fail over to their secondaries, whose reserve the nodes keep account of. All others are started
-//! anew: the largest first, each on the node with the most free memory (and room in the volume group, if it needs it).
+//! drbd's running instances fail over to their secondaries, all others are started anew: the largest first, each on the node with the most free memory (and room in the volume group, if it needs it).
 //! Ganeti's hail makes the same trial after each allocation that it considers, by a search of its own. A group with a
 //! single usable node cannot be redundant at all; hail refuses every allocation there, we skip the trial.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
+use crate::cluster::Member;
 use crate::instance::{AdminState, Load, Mirror};
 use crate::node::State;
 
@@ -35,7 +35,7 @@ pub(crate) struct Redundancy<'a> {
     movers: Vec<(usize, Vec<Mover>)>,
     /// Usable nodes, most free memory first.
     places: Vec<Place>,
-    /// For each node, who relies on it: secondaries of its drbd instances.
+    /// For each node the secondaries of its running drbd instances, and the memory these need there.
     failovers: HashMap<usize, Vec<(usize, i64)>>,
     disks_matter: bool,
     verdicts: HashMap<(usize, Option<usize>), bool>,
@@ -47,6 +47,7 @@ pub(crate) struct Redundancy<'a> {
 impl<'a> Redundancy<'a> {
     pub(crate) fn new(
         nodes: &[State],
+        members: &[Member],
         loads: &[Load],
         group_nodes: &[usize],
         load: &'a Load,
@@ -73,12 +74,26 @@ impl<'a> Redundancy<'a> {
                 memory: figures.memory_free,
                 disk: figures.disk_free,
             });
-            if figures.reserved > 0 && figures.fails_n1() {
-                redundancy.holds_now = false;
+            let drbd = state.primaries.iter().filter(|index| {
+                let load = &loads[**index];
+                load.state == AdminState::Up && load.template.mirror() == Mirror::Internal
+            });
+            let mut needed: BTreeMap<usize, i64> = BTreeMap::new();
+            for index in drbd {
+                // An instance without a living secondary is as good as lost with its primary.
+                match members[*index].secondary.filter(|secondary| !nodes[*secondary].offline) {
+                    Some(secondary) => {
+                        *needed.entry(secondary).or_default() += loads[*index].memory;
+                    }
+                    None => redundancy.holds_now = false,
+                }
             }
-            for (&peer, &memory) in &state.reserved_for {
-                redundancy.failovers.entry(peer).or_default().push((node, memory));
+            for (secondary, memory) in &needed {
+                if *memory >= nodes[*secondary].figures.memory_free {
+                    redundancy.holds_now = false;
+                }
             }
+            redundancy.failovers.insert(node, needed.into_iter().collect());
             let mut movers: Vec<Mover> =
                 state.primaries.iter().filter_map(|index| mover(&loads[*index])).collect();
             movers.sort_by_key(|mover| -mover.memory);
@@ -89,6 +104,11 @@ impl<'a> Redundancy<'a> {
             || redundancy.movers.iter().flat_map(|(_, movers)| movers).any(|mover| mover.disk > 0);
         redundancy.holds_now = redundancy.holds_now && redundancy.passes(None);
         redundancy
+    }
+
+    /// Whether nothing could be placed in the group at all.
+    pub(crate) fn hopeless(&self) -> bool {
+        self.active && !self.holds_now
     }
 
     /// Whether the group could still lose any node with the instance on these nodes.

@@ -36,6 +36,9 @@ const WEIGHTS: [f64; METRICS] = {
     weights
 };
 
+/// The relative error of a variance, generously: below it counts as none. Scores are exact to about 1e-7.
+const NOISE: f64 = 1e-14;
+
 const RESERVED_TOTAL_WEIGHT: f64 = 0.25;
 const N1_WEIGHT: f64 = 1.0;
 const OFFLINE_ROLE_WEIGHT: f64 = 4.0;
@@ -150,7 +153,10 @@ impl Tally {
     pub(crate) fn variance(&self, metric: usize, delta: Delta) -> f64 {
         let after = self.sums[metric].plus(delta);
         let mean = after.sum / self.nodes;
-        (after.squares / self.nodes - mean * mean).max(0.0)
+        let squares = after.squares / self.nodes;
+        let variance = squares - mean * mean;
+        // What is left of a difference of equals is noise, and the root would blow it up.
+        if variance > NOISE * squares { variance } else { 0.0 }
     }
 
     /// The part of a change in the variance that belongs to it alone; two changes of different nodes together give

@@ -51,6 +51,12 @@ impl Statistics {
     pub(crate) fn failed(&self) -> u64 {
         self.failures.values().sum()
     }
+
+    /// Nothing was found: what would have fitted, or was passed over as no better than what was refused, is refused.
+    fn refuse_rest(&mut self) {
+        let left = std::mem::take(&mut self.successes);
+        self.fail(Fail::N1, left);
+    }
 }
 
 /// The best choice.
@@ -79,6 +85,8 @@ pub(crate) struct Search<'a> {
     /// Usable nodes, in the order of their ranks.
     pub(crate) candidates: &'a [usize],
     pub(crate) options: Options,
+    /// All would be refused in the end: only count.
+    pub(crate) hopeless: bool,
 }
 
 /// The primary side of a pair.
@@ -204,8 +212,15 @@ impl Search<'_> {
             secondaries.push(SecondarySide { node, figures, change });
         }
         statistics.successes = pairs.saturating_sub(statistics.failed() - failed_before);
+        if self.hopeless {
+            statistics.refuse_rest();
+            return Outcome { best: None, statistics };
+        }
         let best = Pairs { search: self, accept, statistics: &mut statistics, best: None }
             .run(primaries, secondaries);
+        if best.is_none() {
+            statistics.refuse_rest();
+        }
         Outcome { best, statistics }
     }
 

@@ -349,8 +349,8 @@ proptest! {
         let Ok(placement) = cluster.allocate(&allocation) else { return Ok(()) };
         let drawn = with_instance(&picture, &allocation, &placement.nodes);
         let fresh = Cluster::new(&drawn, options).unwrap();
-        prop_assert!((placement.score - fresh.score()).abs() < 1e-8);
-        prop_assert!((cluster.score() - fresh.score()).abs() < 1e-8);
+        prop_assert!((placement.score - fresh.score()).abs() < 1e-7);
+        prop_assert!((cluster.score() - fresh.score()).abs() < 1e-7);
         prop_assert!((128..=32_768).contains(&memory) && vcpus <= 8);
         prop_assert_eq!(placement.nodes.len(), template.nodes_required());
         for state in &fresh.nodes {
@@ -381,7 +381,7 @@ proptest! {
         let best = best_of_all(&picture, &allocation, options);
         prop_assert_eq!(found.is_some(), best.is_some());
         if let (Some(found), Some(best)) = (found, best) {
-            prop_assert!((found - best).abs() < 1e-8, "{} is not {}", found, best);
+            prop_assert!((found - best).abs() < 1e-7, "{} is not {}", found, best);
         }
     }
 
@@ -451,7 +451,7 @@ proptest! {
         let mut cluster = fresh.clone();
         let home = (cluster.members[0].primary, cluster.members[0].secondary);
         let all: Vec<usize> = (0..nodes).collect();
-        let _ = cluster.move_both(0, &all); // moved or not, it is put home next
+        let _ = cluster.move_both(0, &all, None); // moved or not, it is put home next
         cluster.put(0, home.0, home.1);
         for (one, other) in cluster.nodes.iter().zip(&fresh.nodes) {
             prop_assert_eq!(one.figures, other.figures);
