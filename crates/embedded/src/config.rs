@@ -48,6 +48,8 @@ pub struct Reserved {
     /// Network UUID and offset.
     pub ips: BTreeSet<(Uuid, u32)>,
     pub ports: BTreeSet<u16>,
+    /// drbd minors: node and number.
+    pub minors: BTreeSet<(Uuid, u64)>,
     /// Instances that are being created: what they will take, by instance name.
     pub placements: BTreeMap<String, Placement>,
 }
@@ -82,6 +84,10 @@ impl Reservations {
 
     pub fn has_port(&self, port: u16) -> bool {
         self.0.values().any(|reserved| reserved.ports.contains(&port))
+    }
+
+    pub fn has_minor(&self, node: &Uuid, minor: u64) -> bool {
+        self.0.values().any(|reserved| reserved.minors.contains(&(node.clone(), minor)))
     }
 
     /// Every placement that is under way.

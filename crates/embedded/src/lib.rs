@@ -6,6 +6,7 @@ pub mod config;
 pub mod env;
 pub(crate) mod locks;
 pub(crate) mod lu;
+pub mod names;
 pub(crate) mod nodes;
 pub(crate) mod pool;
 pub(crate) mod spec;

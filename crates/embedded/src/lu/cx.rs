@@ -10,12 +10,13 @@ use model::error::{GanetiError, Result};
 use model::job::{LogKind, ReasonEntry};
 use model::name::{JobId, Uuid};
 use model::opcode::Op;
-use node::{Node, NodeError};
+use node::{Feedback, Node, NodeError};
 use serde_json::{Value, json};
 
 use crate::config::{ConfigStore, Draft};
 use crate::env::Env;
 use crate::locks::Locks;
+use crate::names::Names;
 use crate::nodes::Nodes;
 
 /// What the job that runs an opcode offers to it: the queue implements this, and tests have a twin.
@@ -45,6 +46,9 @@ pub(crate) struct Shared {
     pub(crate) config: ConfigStore,
     pub(crate) nodes: Nodes,
     pub(crate) env: Arc<Env>,
+    pub(crate) names: Names,
+    /// Whose turn it is to choose nodes.
+    pub(crate) allocation: tokio::sync::Mutex<()>,
     pub(crate) compat: Compat,
     /// Where the cluster keeps its files.
     pub(crate) data_dir: PathBuf,
@@ -92,6 +96,11 @@ impl Cx {
         &self.shared.env
     }
 
+    /// Host names.
+    pub(crate) fn names(&self) -> &Names {
+        &self.shared.names
+    }
+
     pub(crate) fn compat(&self) -> Compat {
         self.shared.compat
     }
@@ -129,6 +138,18 @@ impl Cx {
         self.shared.nodes.get(uuid).ok_or_else(|| {
             NodeError::Unreachable(format!("Node {} is not there", config.node_name(uuid)))
         })
+    }
+
+    /// Waits for one's turn to choose nodes: choices are made one after the other, each in view of what the ones before have
+    /// set aside. Held for the choice only.
+    pub(crate) async fn allocation_turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.shared.allocation.lock().await
+    }
+
+    /// Takes the output of a script into the log, line by line, as it comes.
+    pub(crate) fn script_output(&self) -> Feedback {
+        let port = self.port.clone();
+        Arc::new(move |line: &str| port.log(LogKind::Message, json!(line)))
     }
 
     /// A line of the log.

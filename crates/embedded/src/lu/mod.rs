@@ -126,11 +126,9 @@ unsupported! {
 }
 
 unsupported! {
-    InstanceCreate,
     InstanceFailover,
     InstanceGrowDisk,
     InstanceMigrate,
-    InstanceMultiAlloc,
     InstanceQueryData,
     InstanceRecreateDisks,
     InstanceReinstall,

@@ -79,7 +79,7 @@ fn set_tags(draft: &mut Draft<'_>, target: &Target, tags: OrdSet<String>) {
 }
 
 /// Ganeti's rules for a tag (3.1, `objects.TaggableObject.ValidateTag`).
-fn check_tag(tag: &str) -> Result<()> {
+pub(crate) fn check_tag(tag: &str) -> Result<()> {
     let refuse = |text: &str| Err(GanetiError::new(ErrorClass::TagError, text));
     if tag.chars().count() > TAG_LENGTH_MAX {
         return refuse(&format!("Tag too long (>{TAG_LENGTH_MAX} characters)"));

@@ -4,11 +4,13 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use model::compat::Compat;
-use model::config::Config;
+use model::config::{Cluster, Config, Meta};
 use model::error::{GanetiError, Result};
 use model::job::LogKind;
-use model::name::JobId;
+use model::name::{JobId, Uuid};
 use model::opcode::Op;
+use model::param::{DiskTemplate, Hypervisor};
+use node::fake::{World, WorldSetup};
 use serde_json::Value;
 
 use super::cx::JobPort;
@@ -22,6 +24,9 @@ use crate::nodes::Nodes;
 /// A cluster without a queue: an opcode is run at once.
 pub(crate) struct Bench {
     pub(crate) shared: Arc<Shared>,
+    /// What its nodes live in: for faults on order.
+    pub(crate) world: Arc<World>,
+    _os_dir: tempfile::TempDir,
 }
 
 /// What became of an opcode.
@@ -68,39 +73,49 @@ impl JobPort for Port {
     }
 }
 
-/// A cluster's settings with nothing special about them.
-fn cluster() -> model::config::Cluster {
-    serde_json::from_str(
-        r#"{"uuid": "00000000-0000-4000-8000-000000000001", "serial_no": 1, "ctime": 1.0, "mtime": 1.0, "tags": [],
-        "cluster_name": "cluster.example.com", "master_node": "", "master_ip": "192.0.2.1", "master_netdev": "lo",
-        "master_netmask": 32, "primary_ip_version": 4, "use_external_mip_script": false, "mac_prefix": "aa:00:00",
-        "volume_group_name": "xenvg", "reserved_lvs": [], "drbd_usermode_helper": "/bin/true",
-        "enabled_hypervisors": ["fake", "kvm"],
-        "enabled_disk_templates": ["drbd", "plain", "file", "sharedfile", "diskless"],
-        "hvparams": {}, "os_hvp": {},
-        "beparams": {"default": {"always_failover": false, "auto_balance": true, "maxmem": 128, "minmem": 128,
-            "spindle_use": 1, "vcpus": 1}},
-        "nicparams": {"default": {"mode": "bridged", "link": "br0", "vlan": ""}},
-        "ndparams": {"oob_program": "", "spindle_count": 1, "exclusive_storage": false, "ovs": false,
-            "ovs_name": "switch1", "ovs_link": "", "ssh_port": 22, "cpu_speed": 1.0},
-        "diskparams": {}, "ipolicy": {}, "osparams": {}, "osparams_private_cluster": {}, "hv_state_static": {},
-        "disk_state_static": {}, "candidate_pool_size": 10, "modify_etc_hosts": true, "modify_ssh_setup": true,
-        "ssh_key_type": "rsa", "ssh_key_bits": 2048, "maintain_node_health": false, "uid_pool": [],
-        "default_iallocator": "hail", "default_iallocator_params": {}, "hidden_os": [], "blacklisted_os": [],
-        "prealloc_wipe_disks": false, "file_storage_dir": "/srv/file", "shared_file_storage_dir": "/srv/shared",
-        "gluster_storage_dir": "/srv/gluster", "max_running_jobs": 20, "max_tracked_jobs": 25, "install_image": "",
-        "zeroing_image": "", "instance_communication_network": "", "compression_tools": ["gzip"],
-        "enabled_user_shutdown": false, "data_collectors": {}, "tcpudp_port_pool": [], "highest_used_port": 11000,
-        "simulated": true, "os_search_path": [], "iallocator_search_path": []}"#,
-    )
-    .unwrap()
+/// A cluster's settings: every disk template that simulated nodes play, and a policy that small instances keep to.
+fn cluster(env: &Env) -> Cluster {
+    let mut cluster = Cluster::new(
+        Meta::new(env.uuid(), 1.0),
+        "cluster.example.com",
+        Uuid::default(),
+        "192.0.2.1",
+        vec![Hypervisor::Fake, Hypervisor::Kvm],
+        vec![
+            DiskTemplate::Drbd,
+            DiskTemplate::Plain,
+            DiskTemplate::File,
+            DiskTemplate::Sharedfile,
+            DiskTemplate::Diskless,
+            DiskTemplate::Ext,
+        ],
+    );
+    let least = serde_json::json!({
+        "memory-size": 1, "cpu-count": 1, "disk-count": 0, "disk-size": 0, "nic-count": 0, "spindle-use": 0
+    });
+    cluster.ipolicy["minmax"][0]["min"] = least;
+    cluster.simulated = true;
+    cluster
+}
+
+/// An operating system definition whose scripts do nothing.
+fn noop(dir: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(dir).unwrap();
+    for script in ["create", "import", "export", "rename", "verify"] {
+        let path = dir.join(script);
+        std::fs::write(&path, "#!/bin/sh\nexit 0\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    std::fs::write(dir.join("ganeti_api_version"), "20\n").unwrap();
+    std::fs::write(dir.join("parameters.list"), "").unwrap();
 }
 
 impl Bench {
     /// A cluster with this many simulated nodes, `node1.example.com` and so on, the first one the master.
     pub(crate) fn new(nodes: usize) -> Self {
         let env = Arc::new(Env::seeded(1, 1_700_000_000));
-        let mut config = Config::new(cluster());
+        let mut config = Config::new(cluster(&env));
         let group = model::config::NodeGroup {
             meta: model::config::Meta::new(env.uuid(), 1.0),
             tags: Default::default(),
@@ -138,14 +153,25 @@ impl Bench {
             }
             config.put_node(Arc::new(node));
         }
+        let os_dir = tempfile::tempdir().unwrap();
+        noop(&os_dir.path().join("noop"));
+        let setup =
+            WorldSetup { os_search_path: vec![os_dir.path().to_owned()], ..WorldSetup::default() };
+        let world = World::temporary(setup).unwrap();
+        let nodes = Nodes::default();
+        for node in config.nodes.values() {
+            nodes.insert(node.meta.uuid.clone(), world.node(&node.name));
+        }
         let shared = Shared {
             config: ConfigStore::new(config, Arc::new(Forgetful), env.clone()),
-            nodes: Nodes::default(),
+            nodes,
             env,
+            names: crate::names::Names::with_table("", true),
+            allocation: tokio::sync::Mutex::new(()),
             compat: Compat::V31,
             data_dir: std::env::temp_dir(),
         };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared), world, _os_dir: os_dir }
     }
 
     /// The newest configuration.

@@ -1,10 +1,12 @@
 //! What instances are refused for, by more than one opcode. The texts are Ganeti's (3.0, `cmdlib/common.py` and
 //! `cmdlib/instance_utils.py`).
 
+use std::collections::BTreeMap;
+
 use model::config::{Config, Instance};
 use model::error::{ErrorCode, GanetiError, Result};
 use model::name::Uuid;
-use model::param::AdminState;
+use model::param::{AdminState, Dict, Hypervisor, StorageType};
 use node::{InstanceRun, NodeError};
 
 use crate::lu::Cx;
@@ -126,4 +128,109 @@ pub(crate) fn free_memory(cx: &Cx, node: &Uuid, reason: &str, wanted_mib: u64) -
         ));
     }
     Ok(free)
+}
+
+/// Refuses nodes whose volume groups have less space than asked for, in MiB by volume group (Ganeti 3.0,
+/// `CheckNodesFreeDiskPerVG`).
+pub(crate) fn free_space(cx: &Cx, nodes: &[Uuid], wanted: &BTreeMap<String, u64>) -> Result<()> {
+    let config = cx.config();
+    for uuid in nodes {
+        let name = config.node_name(uuid);
+        let state = cx.nodes().state(uuid).filter(|state| state.reachable).ok_or_else(|| {
+            GanetiError::prereq(
+                format!(
+                    "Cannot get current information from node {name}: the node does not answer"
+                ),
+                ErrorCode::EnvironmentError,
+            )
+        })?;
+        for (vg, required) in wanted {
+            let unit = state
+                .storage
+                .iter()
+                .find(|unit| unit.kind == StorageType::LvmVg && unit.key == *vg);
+            let free = unit.map(|unit| unit.free_mib).ok_or_else(|| {
+                GanetiError::prereq(
+                    format!("Can't compute free disk space on node {name} for vg {vg}, result was 'None'"),
+                    ErrorCode::EnvironmentError,
+                )
+            })?;
+            if *required > free {
+                return Err(GanetiError::prereq(
+                    format!(
+                        "Not enough disk space on target node {name} vg {vg}: required {required} MiB, available {free} MiB"
+                    ),
+                    ErrorCode::InsufficientResources,
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Has the nodes check hypervisor parameters; offline ones are passed over (Ganeti 3.0, `CheckHVParams`).
+pub(crate) async fn hvparams(
+    cx: &Cx,
+    nodes: &[Uuid],
+    hypervisor: Hypervisor,
+    filled: &Dict,
+) -> Result<()> {
+    let config = cx.config();
+    for uuid in nodes.iter().filter(|uuid| can_hold(&config, uuid)) {
+        if config.nodes.get(uuid).is_some_and(|node| node.offline) {
+            continue;
+        }
+        let answer = match cx.node(uuid).await {
+            Ok(node) => node.validate_hvparams(hypervisor, filled).await,
+            Err(error) => Err(error),
+        };
+        answer.map_err(|error| {
+            let name = config.node_name(uuid);
+            GanetiError::exec(format!(
+                "Hypervisor parameter validation failed on node {name}: {error}"
+            ))
+        })?;
+    }
+    Ok(())
+}
+
+/// Has the nodes check parameters of an operating system; nothing to check without one (Ganeti 3.0, `CheckOSParams`).
+pub(crate) async fn osparams(
+    cx: &Cx,
+    nodes: &[Uuid],
+    os: &str,
+    filled: &Dict,
+    force_variant: bool,
+) -> Result<()> {
+    if os.is_empty() {
+        return Ok(());
+    }
+    let config = cx.config();
+    for uuid in nodes.iter().filter(|uuid| can_hold(&config, uuid)) {
+        let answer = match cx.node(uuid).await {
+            Ok(node) => node.validate_os(os, filled, force_variant).await,
+            Err(error) => Err(error),
+        };
+        answer.map_err(|error| {
+            let name = config.node_name(uuid);
+            GanetiError::exec(format!("OS Parameters validation failed on node {name}: {error}"))
+        })?;
+    }
+    Ok(())
+}
+
+fn can_hold(config: &Config, uuid: &Uuid) -> bool {
+    config.nodes.get(uuid).is_some_and(|node| node.vm_capable)
+}
+
+/// Refuses compression by programs that are not allowed (Ganeti 3.0, `CheckCompressionTool`).
+pub(crate) fn compression(config: &Config, tool: &str) -> Result<()> {
+    let allowed = &config.cluster.compression_tools;
+    if tool == "none" || allowed.iter().any(|name| name == tool) {
+        return Ok(());
+    }
+    Err(GanetiError::wrong_input(format!(
+        "Compression tool not allowed, tools allowed are [{}]",
+        allowed.join(", ")
+    )))
 }

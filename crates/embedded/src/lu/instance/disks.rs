@@ -1,16 +1,26 @@
 //! Bringing an instance's disks up and down, and removing them (Ganeti 3.0, `cmdlib/instance_storage.py`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::config::{Disk, Instance};
 use model::error::{GanetiError, Result};
 use model::name::Uuid;
 use model::param::DiskTemplate;
+use node::{DiskSpec, InstanceSpec};
 use serde_json::Value;
 
+use super::layout::NewDisk;
 use super::{again, mark_disks, spec_of};
 use crate::lu::Cx;
+use crate::lu::cx::exec_error;
 use crate::spec;
+
+/// How often a mirror that is not in sync is looked at, at least and at most.
+const SYNC_LOOK: Duration = Duration::from_secs(1);
+const SYNC_LOOK_MAX: Duration = Duration::from_secs(60);
+/// How often a degraded mirror that does not sync is looked at again, a second apart, before it is believed.
+const DEGRADED_TRIES: u32 = 10;
 
 /// Disks that are up, as `activate-disks` answers them: node, name in the instance, device on the node.
 pub(crate) type Mapping = Vec<(String, String, Option<String>)>;
@@ -234,4 +244,153 @@ fn chosen(disks: &[Arc<Disk>], only: Option<&[usize]>) -> Vec<Arc<Disk>> {
         None => disks.to_vec(),
         Some(indices) => indices.iter().filter_map(|at| disks.get(*at)).cloned().collect(),
     }
+}
+
+/// Makes disks on all nodes that hold them, the primary first; when one fails those made are removed again. Disks that are
+/// taken over get the name they are to have from the one they are adopted by.
+pub(crate) async fn create(
+    cx: &Cx,
+    told: &InstanceSpec,
+    instance: &Instance,
+    disks: &[Disk],
+    adopted: Option<&[NewDisk]>,
+) -> Result<()> {
+    let config = cx.config();
+    let mut made: Vec<(Uuid, DiskSpec)> = Vec::new();
+    for (at, disk) in disks.iter().enumerate() {
+        let mut disk_spec = spec::disk(&config, instance, disk);
+        if let Some(source) = adopted.and_then(|disks| disks.get(at))
+            && disk.dev_type == DiskTemplate::Plain
+        {
+            let mut from = disk_spec.clone();
+            from.logical_id[1] = serde_json::json!(source.adopt);
+            let node = cx.node(&instance.primary_node).await.map_err(|error| exec_error(&error))?;
+            let renamed = node.rename_disk(&from, &disk_spec).await;
+            renamed.map_err(|error| {
+                GanetiError::exec(format!("Failed to rename adoped LVs: {error}"))
+            })?;
+            continue;
+        }
+        if let Some(source) = adopted.and_then(|disks| disks.get(at)) {
+            disk_spec.size_mib = source.size_mib;
+        }
+        let mut nodes = nodes_for(instance, disk);
+        nodes.reverse();
+        for uuid in nodes {
+            let answer = match cx.node(&uuid).await {
+                Ok(node) => node.create_disk(told, &disk_spec).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = answer {
+                for (uuid, disk_spec) in made.iter().rev() {
+                    // What cannot be removed now is told; the creation has failed anyway.
+                    if let Ok(node) = cx.node(uuid).await
+                        && let Err(error) = node.remove_disk(told, disk_spec).await
+                    {
+                        cx.warn(&format!(
+                            "Failed to remove newly-created disk {}: {error}",
+                            disk_spec.iv_name
+                        ));
+                    }
+                }
+                let name = config.node_name(&uuid);
+                return Err(GanetiError::exec(format!(
+                    "Can't create block device {} on node {name} for instance {}: {error}",
+                    python_repr(disk),
+                    instance.name
+                )));
+            }
+            made.push((uuid, disk_spec.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// A disk as Ganeti's error texts show it (3.0, `objects.Disk.__str__`).
+fn python_repr(disk: &Disk) -> String {
+    let id: Vec<String> = disk.logical_id.iter().map(model::python::repr).collect();
+    format!(
+        "<Disk(type={}, logical_id=({}), visible as /dev/{}, size={}m)>",
+        disk.dev_type,
+        id.join(", "),
+        disk.iv_name,
+        disk.size_mib
+    )
+}
+
+/// Waits until mirrored disks are in sync; with `once` only looks. Answers whether none is degraded (Ganeti 3.0,
+/// `WaitForSync`).
+pub(crate) async fn wait_for_sync(
+    cx: &Cx,
+    instance: &Instance,
+    only: Option<&[usize]>,
+    once: bool,
+) -> Result<bool> {
+    let config = cx.config();
+    let all = config.instance_disks(instance);
+    if all.is_empty() || only.is_some_and(<[usize]>::is_empty) {
+        return Ok(true);
+    }
+    if !once {
+        cx.info(&format!("Waiting for instance {} to sync disks", instance.name));
+    }
+    let mirrored: Vec<Arc<Disk>> =
+        chosen(&all, only).into_iter().filter(|disk| disk.dev_type == DiskTemplate::Drbd).collect();
+    let node = cx.node(&instance.primary_node).await.map_err(|error| exec_error(&error))?;
+    let mut patience = DEGRADED_TRIES;
+    let mut degraded;
+    let mut done;
+    loop {
+        (done, degraded) = (true, false);
+        let mut longest = SYNC_LOOK;
+        for disk in &mirrored {
+            let status = node.disk_status(&spec::disk(&config, instance, disk)).await;
+            let Some(status) = status.map_err(|error| exec_error(&error))? else {
+                cx.warn(&format!("Can't compute data for node {}/{}", node.name(), disk.iv_name));
+                continue;
+            };
+            degraded |= status.is_degraded && status.sync_percent.is_none();
+            if let Some(percent) = status.sync_percent {
+                done = false;
+                let left = match status.estimated_time {
+                    Some(seconds) => {
+                        longest = Duration::from_secs_f64(
+                            seconds.clamp(0.0, SYNC_LOOK_MAX.as_secs_f64()),
+                        );
+                        format!("{} remaining (estimated)", format_seconds(seconds))
+                    }
+                    None => "no time estimate".to_owned(),
+                };
+                cx.info(&format!("- device {}: {percent:5.2}% done, {left}", disk.iv_name));
+            }
+        }
+        if (done || once) && degraded && patience > 0 {
+            patience -= 1;
+            tokio::time::sleep(SYNC_LOOK).await;
+            continue;
+        }
+        if done || once {
+            break;
+        }
+        tokio::time::sleep(longest.clamp(SYNC_LOOK, SYNC_LOOK_MAX)).await;
+    }
+    if done {
+        cx.info(&format!("Instance {}'s disks are in sync", instance.name));
+    }
+    Ok(!degraded)
+}
+
+/// A span of time for people, as Ganeti writes it: `1h 2m 3s` (3.0, `utils.FormatSeconds`).
+pub(crate) fn format_seconds(seconds: f64) -> String {
+    #[expect(clippy::cast_possible_truncation, reason = "a time for people")]
+    let mut left = seconds.round() as i64;
+    let mut parts = Vec::new();
+    for (unit, length) in [("d", 86400), ("h", 3600), ("m", 60)] {
+        if left >= length || !parts.is_empty() {
+            parts.push(format!("{}{unit}", left / length));
+            left %= length;
+        }
+    }
+    parts.push(format!("{left}s"));
+    parts.join(" ")
 }

@@ -3,13 +3,18 @@
 
 pub(crate) mod activate;
 pub(crate) mod checks;
+pub(crate) mod create;
 pub(crate) mod disks;
 pub(crate) mod hook_env;
+pub(crate) mod import;
+pub(crate) mod layout;
+pub(crate) mod multi_alloc;
 pub(crate) mod nics;
 pub(crate) mod reboot;
 pub(crate) mod remove;
 pub(crate) mod shutdown;
 pub(crate) mod startup;
+pub(crate) mod wipe;
 
 use std::sync::Arc;
 
