@@ -127,9 +127,9 @@ mod tests {
 
     use model::compat::Compat;
     use rapi::route::Route;
+    use transcript::check;
     use transcript::recording::{self, Exchange};
     use transcript::scenario::{Action, Ask};
-    use transcript::check;
 
     /// What no scenario can show succeeding on the recorded cluster: it has no LVM and no DRBD, and no node may lose
     /// its power.
@@ -180,10 +180,11 @@ mod tests {
                     seen.extend([outcome(exchange), asker(ask)]);
                 }
             }
-            let all = ["success", "refusal", "anonymous", "wrong password", "no option", "read", "write"];
-            let wanted = all.iter().filter(|what| {
-                **what != "success" || !NEVER_SUCCEED.contains(&route.path)
-            });
+            let all =
+                ["success", "refusal", "anonymous", "wrong password", "no option", "read", "write"];
+            let wanted = all
+                .iter()
+                .filter(|what| **what != "success" || !NEVER_SUCCEED.contains(&route.path));
             for what in wanted.filter(|what| !seen.contains(*what)) {
                 missing.push(format!("{} {}: {what}", route.method.as_str(), route.path));
             }
