@@ -17,7 +17,7 @@ use transcript::scenario::{Section, Step};
 /// `cargo xtask oracle up` makes.
 #[derive(Args)]
 pub(crate) struct Transcripts {
-    /// The daemon's address, as in https://127.0.0.1:5080.
+    /// The daemon's address, as in `https://127.0.0.1:5080`.
     #[arg(long)]
     address: String,
     /// Only sections whose name contains this; all of them by default.
