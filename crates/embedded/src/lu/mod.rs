@@ -134,7 +134,6 @@ unsupported! {
     InstanceReinstall,
     InstanceRename,
     InstanceReplaceDisks,
-    InstanceSetParams,
 }
 
 unsupported! {
