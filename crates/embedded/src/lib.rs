@@ -9,4 +9,5 @@ pub(crate) mod lu;
 pub mod names;
 pub(crate) mod nodes;
 pub(crate) mod pool;
+pub(crate) mod query;
 pub(crate) mod spec;

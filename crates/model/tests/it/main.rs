@@ -1,4 +1,3 @@
 //! The nouns against what a real cluster said.
 
 mod defaults;
-mod types;
