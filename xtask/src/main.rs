@@ -1,5 +1,6 @@
 //! The project's automation: what people type as `cargo xtask NAME`.
 
+mod docs;
 mod oracle;
 mod transcripts;
 
@@ -14,6 +15,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Write docs/api.md, docs/openapi.json and docs/access.txt from the tables.
+    Docs(docs::Docs),
     /// A real Ganeti cluster on this machine, and recordings of what it answers.
     Oracle(oracle::Oracle),
     /// Compare a daemon's answers with the recordings of a real one.
@@ -22,6 +25,7 @@ enum Task {
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
+        Task::Docs(docs) => docs.run(),
         Task::Oracle(oracle) => oracle.run(),
         Task::Transcripts(transcripts) => transcripts.run(),
     }

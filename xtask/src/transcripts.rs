@@ -17,7 +17,7 @@ use transcript::scenario::{Section, Step};
 /// `cargo xtask oracle up` makes.
 #[derive(Args)]
 pub(crate) struct Transcripts {
-    /// The daemon's address, as in https://127.0.0.1:5080.
+    /// The daemon's address, as in `https://127.0.0.1:5080`.
     #[arg(long)]
     address: String,
     /// Only sections whose name contains this; all of them by default.
@@ -127,9 +127,9 @@ mod tests {
 
     use model::compat::Compat;
     use rapi::route::Route;
+    use transcript::check;
     use transcript::recording::{self, Exchange};
     use transcript::scenario::{Action, Ask};
-    use transcript::check;
 
     /// What no scenario can show succeeding on the recorded cluster: it has no LVM and no DRBD, and no node may lose
     /// its power.
@@ -180,10 +180,11 @@ mod tests {
                     seen.extend([outcome(exchange), asker(ask)]);
                 }
             }
-            let all = ["success", "refusal", "anonymous", "wrong password", "no option", "read", "write"];
-            let wanted = all.iter().filter(|what| {
-                **what != "success" || !NEVER_SUCCEED.contains(&route.path)
-            });
+            let all =
+                ["success", "refusal", "anonymous", "wrong password", "no option", "read", "write"];
+            let wanted = all
+                .iter()
+                .filter(|what| **what != "success" || !NEVER_SUCCEED.contains(&route.path));
             for what in wanted.filter(|what| !seen.contains(*what)) {
                 missing.push(format!("{} {}: {what}", route.method.as_str(), route.path));
             }

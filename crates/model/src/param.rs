@@ -333,26 +333,14 @@ macro_rules! checked_params {
     )*};
 }
 
-/// The keys of a disk's description that are not free (external storage takes any).
-const DISK_KEYS: &[&str] = &[
-    "size", "mode", "vg", "metavg", "name", "adopt", "provider", "access", "spindles", "dev_type",
-    "boot", "type",
-];
-
 /// The keys of a NIC's description.
 const NIC_KEYS: &[&str] = &["bridge", "ip", "link", "mac", "mode", "name", "network", "vlan"];
 
-/// The keys of an instance policy.
-const IPOLICY_KEYS: &[&str] = &["minmax", "std", "disk-templates", "vcpu-ratio", "spindle-ratio"];
-
+/// Ganeti: any key is taken here, and the job refuses those that the disk template does not know (3.0.2, `ht.py`).
 fn read_disk(value: &Value) -> Option<Dict> {
     let dict = value.as_object()?;
-    let known =
-        dict.contains_key("provider") || dict.keys().all(|key| DISK_KEYS.contains(&key.as_str()));
-    let plain = dict
-        .values()
-        .all(|item| item.is_string() || item.is_i64() || item.is_u64() || item.is_null());
-    (known && plain).then(|| dict.clone())
+    let plain = dict.values().all(|item| item.is_string() || item.is_i64() || item.is_u64());
+    plain.then(|| dict.clone())
 }
 
 fn read_nic(value: &Value) -> Option<Dict> {
@@ -378,10 +366,18 @@ checked_params! {
         json!({"type": "object", "additionalProperties": {"type": ["string", "integer"]}}), Hidden::No, read_disk;
     /// The description of a NIC: `mac`, `ip`, `mode`, `link`, `vlan`, `network`, `name`, `bridge`.
     NicSpec(Dict), object_of(NIC_KEYS, &json!({"type": ["string", "null"]})), Hidden::No, read_nic;
-    /// An instance policy or the part of one that changes.
-    IPolicySpec(Dict), object_of(IPOLICY_KEYS, &json!({})), Hidden::No, |value| {
-        let dict = value.as_object()?;
-        dict.keys().all(|key| IPOLICY_KEYS.contains(&key.as_str())).then(|| dict.clone())
+    /// An instance policy or the part of one that changes; the job refuses keys that it does not have.
+    IPolicySpec(Dict), json!({"type": "object", "properties": {
+        "minmax": {"type": "array", "items": {"type": "object"}},
+        "std": {"type": "object"},
+        "disk-templates": {"type": "array", "items": DiskTemplate::schema()},
+        "vcpu-ratio": {"type": "number"},
+        "spindle-ratio": {"type": "number"},
+    }}), Hidden::No, |value| value.as_object().cloned();
+    /// Where an export goes: a node, or for a remote export the receiving end of each disk.
+    ExportTarget(Value), json!({"anyOf": [{"type": "string", "minLength": 1}, {"type": "array"}]}), Hidden::No, |value| {
+        let fits = value.is_array() || value.as_str().is_some_and(|node| !node.is_empty());
+        fits.then(|| value.clone())
     };
     /// The index of a disk, 0 to 15.
     DiskIndex(u64), json!({"type": "integer", "minimum": 0, "maximum": 15}), Hidden::No,
@@ -450,17 +446,11 @@ impl Param for (u64, Dict) {
 
 fn read_recreate(value: &Value) -> Option<Vec<(u64, Dict)>> {
     let items = value.as_array()?;
-    items
-        .iter()
-        .map(|item| match item.as_u64() {
-            Some(index) => Some((index, Dict::new())),
-            None => {
-                let (index, changes) = <(u64, Dict)>::read(item)?;
-                let known = |key: &String| ["size", "mode", "spindles"].contains(&key.as_str());
-                changes.keys().all(known).then_some((index, changes))
-            }
-        })
-        .collect()
+    let item = |item: &Value| match item.as_u64() {
+        Some(index) => Some((index, Dict::new())),
+        None => <(u64, Dict)>::read(item),
+    };
+    items.iter().map(item).collect()
 }
 
 /// One change of a list of disks or NICs.
@@ -516,7 +506,7 @@ fn read_change(value: &Value, read: fn(&Value) -> Option<Dict>) -> Option<ItemCh
                         .then_some(())?;
                     (action.clone(), json!(-1))
                 }
-                Value::Number(index) if !index.is_f64() => ("modify".to_owned(), first.clone()),
+                Value::Number(index) if index.is_u64() => ("modify".to_owned(), first.clone()),
                 _ => return None,
             };
             Some(ItemChange { action, identifier, params: read(params)?, legacy: true })

@@ -4,9 +4,21 @@
 //! machine, and `FakeNode`, which behaves like a node without being one. What a node is told about an instance is already
 //! filled: parameters hold all values, names stand instead of UUIDs.
 
+mod cell;
+pub mod console;
+mod exports;
 pub mod fake;
+mod hooks;
+mod host;
+mod hypervisor;
+mod iallocator;
+pub mod local;
+mod os;
+mod process;
 pub mod spec;
 pub mod state;
+mod storage;
+pub mod tiny;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +30,9 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 pub use fake::{FakeNode, FakeSizes, Fault, Verb, World, WorldSetup};
+pub use hypervisor::detect;
+pub use local::{LocalNode, LocalOptions};
+pub use process::ProcessError;
 pub use spec::{DiskSpec, InstanceSpec, NetworkSpec, NicSpec};
 pub use state::{InstanceRun, NodeState, RunState, StorageUnit};
 

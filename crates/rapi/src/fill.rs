@@ -80,15 +80,62 @@ pub fn fill_op(
         )));
     }
     params.extend(fixed.into_iter().map(|(name, value)| (name.to_owned(), value)));
-    let filled = op.read(&params, compat).map_err(|error| refused(&error))?;
+    let filled = op.read(&params, compat).map_err(|error| refused(op, &params, &error))?;
     if !PRIORITIES.contains(&filled.common.priority) {
-        return Err(refused(&ParamError::Invalid { id: op.as_str(), param: "priority" }));
+        let error = ParamError::Invalid { id: op.as_str(), param: "priority" };
+        return Err(refused(op, &params, &error));
     }
-    Ok(filled)
+    if !params.values().any(has_whole_float) {
+        return Ok(filled);
+    }
+    // Ganeti's master daemon keeps 12.0 as 12; the checks above are about what was sent.
+    params.values_mut().for_each(shorten_floats);
+    op.read(&params, compat).map_err(|error| refused(op, &params, &error))
 }
 
-fn refused(error: &ParamError) -> HttpError {
-    HttpError::bad_request(format!("Invalid body parameters: {}", error.python_text()))
+fn refused(op: OpId, params: &Dict, error: &ParamError) -> HttpError {
+    let text = match error {
+        ParamError::Invalid { param, .. } => unhashable(op, param, params.get(*param)),
+        ParamError::Unknown { .. } | ParamError::UnknownOpcode(_) => None,
+    };
+    let text = text.unwrap_or_else(|| error.python_text());
+    HttpError::bad_request(format!("Invalid body parameters: {text}"))
+}
+
+/// Ganeti: a list or dictionary is looked up among the values of an enumeration, where Python stops (3.0.2, `ht.py`).
+fn unhashable(op: OpId, param: &str, value: Option<&Value>) -> Option<String> {
+    let value = value.filter(|value| value.is_array() || value.is_object())?;
+    let own = op.def().params.iter().find(|def| def.name == param);
+    let of_some = own.is_some_and(|def| {
+        let schema = (def.schema)();
+        !schema["enum"].is_null() || !schema["anyOf"][0]["enum"].is_null()
+    });
+    (of_some || param == "priority")
+        .then(|| format!("unhashable type: '{}'", python::type_name(value)))
+}
+
+fn has_whole_float(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => {
+            number.is_f64() && number.as_f64().is_some_and(|float| float.fract() == 0.0)
+        }
+        Value::Array(items) => items.iter().any(has_whole_float),
+        Value::Object(members) => members.values().any(has_whole_float),
+        Value::Null | Value::Bool(_) | Value::String(_) => false,
+    }
+}
+
+fn shorten_floats(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            if let Some(float) = number.as_f64() {
+                *value = model::units::number(float);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(shorten_floats),
+        Value::Object(members) => members.values_mut().for_each(shorten_floats),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 /// What a row fixes by itself: the variables of its path, and the query arguments that fill a parameter.

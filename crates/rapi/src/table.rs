@@ -90,6 +90,7 @@ pub static ROUTES: &[Route] = &[
         .sending(r#"{"timeout": 60}"#),
     Route::writes(Post, "/2/instances/{instance_name}/reinstall", Call(instances::reinstall)).since("2.1")
         .doc("Stops an instance, runs the create scripts of an operating system on its disks again, and starts it.")
+        .result("The job's id; its opcodes are `OP_INSTANCE_SHUTDOWN`, `OP_INSTANCE_REINSTALL` and, unless told otherwise, `OP_INSTANCE_STARTUP`.")
         .query(&[text("os", "The operating system; the older form, without a body.").read_by_route(),
                  flag("nostartup", "Whether the instance stays stopped; the older form, without a body.").read_by_route()])
         .body(Body::Own(instances::reinstall_schema)).sending(r#"{"os": "debian+default", "start": true}"#),
@@ -233,7 +234,7 @@ pub static ROUTES: &[Route] = &[
     Route::get("/2/query/{resource}", Call(query::get)).since("2.5").access(Read).query(&[FIELDS.required()])
         .doc("Asks the query language for some fields of all objects of a kind: instance, node, group, network, job, lock, export or filter.")
         .result("`{data, fields}`: rows of `[status, value]` cells, and what each column is. Status 0 is a value, 1 an unknown field, 2 no data, 3 not applicable, 4 an offline node.")
-        .asking("fields=name,role").answering(r#"{"data": [[[0, "node1.example.com"], [0, "M"]]], "fields": [{"name": "name", "title": "Node", "kind": "text", "doc": "Node name"}, …]}"#),
+        .asking("fields=name,status").answering(r#"{"data": [[[0, "web1.example.com"], [0, "running"]]], "fields": [{"name": "name", "title": "Instance", "kind": "text", "doc": "Instance name"}, …]}"#),
     Route::writes(Put, "/2/query/{resource}", Call(query::put)).since("2.5").access(Read).query(&[FIELDS]).body(Body::Own(query::schema))
         .doc("Asks the query language for some fields of the objects that pass a filter.").result("As for GET.")
         .sending(r#"{"fields": ["name", "status"], "qfilter": ["==", "pnode", "node1.example.com"]}"#),

@@ -185,39 +185,39 @@ mod tests {
 
     use super::*;
 
-    fn check(expected: Value, got: Value, paths: &[&str]) {
+    fn check(expected: &Value, got: &Value, paths: &[&str]) {
         let mut names = Names::default();
         let mut found = Found { names: &mut names, list: Vec::new() };
-        found.value("body", &expected, &got);
+        found.value("body", expected, got);
         let found: Vec<_> = found.list.iter().map(|(path, ..)| path.as_str()).collect();
         assert_eq!(found, paths);
     }
 
     #[test]
     fn differences_are_named_by_their_place() {
-        check(json!({"a": [1, 2], "b": null}), json!({"b": null, "a": [1, 2]}), &[]);
-        check(json!({"a": [1, 2]}), json!({"a": [1, 3, 4]}), &["body.a[1]", "body.a[2]"]);
-        check(json!({"a": 1}), json!({"b": 1}), &["body.a", "body.b"]);
-        check(json!(1), json!(1.0), &["body"]);
-        check(json!(1), json!("1"), &["body"]);
+        check(&json!({"a": [1, 2], "b": null}), &json!({"b": null, "a": [1, 2]}), &[]);
+        check(&json!({"a": [1, 2]}), &json!({"a": [1, 3, 4]}), &["body.a[1]", "body.a[2]"]);
+        check(&json!({"a": 1}), &json!({"b": 1}), &["body.a", "body.b"]);
+        check(&json!(1), &json!(1.0), &["body"]);
+        check(&json!(1), &json!("1"), &["body"]);
     }
 
     #[test]
     fn numbered_names_are_paired() {
         check(
-            json!(["<uuid1>", "<uuid2>", "<uuid1>"]),
-            json!(["<uuid5>", "<uuid1>", "<uuid5>"]),
+            &json!(["<uuid1>", "<uuid2>", "<uuid1>"]),
+            &json!(["<uuid5>", "<uuid1>", "<uuid5>"]),
             &[],
         );
-        check(json!(["<uuid1>", "<uuid1>"]), json!(["<uuid1>", "<uuid2>"]), &["body[1]"]);
-        check(json!(["<uuid1>", "<uuid2>"]), json!(["<uuid1>", "<uuid1>"]), &["body[1]"]);
+        check(&json!(["<uuid1>", "<uuid1>"]), &json!(["<uuid1>", "<uuid2>"]), &["body[1]"]);
+        check(&json!(["<uuid1>", "<uuid2>"]), &json!(["<uuid1>", "<uuid1>"]), &["body[1]"]);
         check(
-            json!(["<uuid1>", "<uuid2>", "<uuid1>, <uuid2>"]),
-            json!(["<uuid1>", "<uuid2>", "<uuid2>, <uuid1>"]),
+            &json!(["<uuid1>", "<uuid2>", "<uuid1>, <uuid2>"]),
+            &json!(["<uuid1>", "<uuid2>", "<uuid2>, <uuid1>"]),
             &[],
         );
-        check(json!("job=<job1>"), json!("job=<job2>"), &[]);
-        check(json!("<job1> ends"), json!("<job1> end"), &["body"]);
+        check(&json!("job=<job1>"), &json!("job=<job2>"), &[]);
+        check(&json!("<job1> ends"), &json!("<job1> end"), &["body"]);
     }
 
     #[test]

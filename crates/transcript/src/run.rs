@@ -34,7 +34,7 @@ pub async fn run(
             Action::Ask(ask) => ask_once(client, &step.name, ask, &mut saved).await,
             Action::Wait { job } => {
                 let job = fill(job, &saved);
-                let mut exchange = look(client, &step.name, &job, |status| is_final(status)).await;
+                let mut exchange = look(client, &step.name, &job, is_final).await;
                 exchange.jobs.push(exchange.body.take());
                 exchange
             }

@@ -5,7 +5,11 @@
 
 pub(crate) mod cx;
 pub(crate) mod expand;
+pub(crate) mod group;
 pub(crate) mod instance;
+pub(crate) mod network;
+pub(crate) mod plain_hooks;
+pub(crate) mod shared_checks;
 pub(crate) mod tags;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -108,14 +112,6 @@ unsupported! {
 }
 
 unsupported! {
-    GroupAdd,
-    GroupAssignNodes,
-    GroupRemove,
-    GroupRename,
-    GroupSetParams,
-}
-
-unsupported! {
     NodeEvacuate,
     NodeMigrate,
     NodeModifyStorage,
@@ -134,22 +130,12 @@ unsupported! {
     InstanceReinstall,
     InstanceRename,
     InstanceReplaceDisks,
-    InstanceSetParams,
 }
 
 unsupported! {
     BackupExport,
     BackupPrepare,
     BackupRemove,
-}
-
-unsupported! {
-    NetworkAdd,
-    NetworkConnect,
-    NetworkDisconnect,
-    NetworkRemove,
-    NetworkRename,
-    NetworkSetParams,
 }
 
 unsupported! {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::param::{ExportMode, NonEmpty};
+use crate::param::{ExportMode, ExportTarget, NonEmpty};
 
 opcodes! {
     /// Exports an instance to a node of this cluster or to another cluster.
@@ -16,7 +16,7 @@ opcodes! {
         /// How long the guest may take to stop, in seconds.
         shutdown_timeout: u64 = 120,
         /// The node that keeps the export, or for a remote export the receiving end of each disk.
-        target_node: Value,
+        target_node: ExportTarget,
         /// The UUID of the node to go to.
         target_node_uuid: Option<NonEmpty> = None,
         /// Whether the instance is stopped for the export.

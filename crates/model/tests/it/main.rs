@@ -1,3 +1,4 @@
 //! The nouns against what a real cluster said.
 
 mod defaults;
+mod types;

@@ -242,7 +242,7 @@ fn reinstall_op(name: &str, params: &Dict) -> Result<Op, HttpError> {
         None | Some(Value::Null) => None,
         Some(Value::String(os)) => match NonEmpty::new(os.as_str()) {
             Some(os) => Some(os),
-            None => return unreadable("os_type", "Value must be non-empty"),
+            None => return unreadable("os_type", "Received empty value for non-empty list"),
         },
         Some(_) => return unreadable("os_type", "Unable to read String"),
     };

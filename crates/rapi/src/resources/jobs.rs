@@ -36,13 +36,20 @@ pub(crate) const FIELDS: &[&str] = &[
 /// How long `/wait` waits.
 const WAIT: Duration = Duration::from_secs(10);
 
-fn job_id(input: &Input) -> Result<JobId, HttpError> {
+/// Ganeti: the master daemon reads a job's id into 64 bits, and says so when what is left is below zero (3.0.2).
+/// `refused` says it of the call at hand.
+fn job_id(input: &Input, refused: impl Fn(&str, &str) -> HttpError) -> Result<JobId, HttpError> {
     let text = input.path_var("job_id").unwrap_or_default();
-    // A number this long is no job's; the master daemon cannot read it either (3.0.2 answers 502, about its remainder).
-    let id = text.parse::<i64>().ok().and_then(|id| u64::try_from(id).ok());
-    id.map(JobId).ok_or_else(|| {
-        fill::unreadable(&json!([text]), &format!("Invalid value for job ID '{text}'"))
-    })
+    let digits = text.bytes().map(|byte| i64::from(byte.saturating_sub(b'0')));
+    let id = digits.fold(0i64, |id, digit| id.wrapping_mul(10).wrapping_add(digit));
+    match u64::try_from(id) {
+        Ok(id) => Ok(JobId(id)),
+        Err(_) => Err(refused(text, &format!("Invalid value for job ID ' {id}'"))),
+    }
+}
+
+fn unreadable(text: String) -> HttpError {
+    HttpError::new(502, format!("Failed to parse request: {text}"))
 }
 
 /// GET of all jobs.
@@ -67,7 +74,9 @@ pub(crate) fn list<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answeri
 /// GET of a job. Ganeti: one that is not known has null everywhere (3.0.2).
 pub(crate) fn show<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answering<'a> {
     Box::pin(async move {
-        let id = job_id(input)?;
+        let id = job_id(input, |id, why| {
+            unreadable(format!("Cannot convert value '[\"{id}\"]', error: {why}"))
+        })?;
         let rows = engine.query_jobs(Some(&[id]), FIELDS).await?;
         json(match rows.into_iter().next().flatten() {
             Some(row) => zip(FIELDS, &row),
@@ -83,7 +92,11 @@ pub(crate) fn show<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answeri
 /// DELETE of a job.
 pub(crate) fn cancel<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answering<'a> {
     Box::pin(async move {
-        let (done, text) = engine.cancel_job(job_id(input)?).await?;
+        let id = job_id(input, |id, why| {
+            let call = format!("Cannot convert value '[{id}, false]', error:");
+            unreadable(format!("{call} {why}; {call} Unable to read 1 tuple"))
+        })?;
+        let (done, text) = engine.cancel_job(id).await?;
         json(json!([done, text]))
     })
 }
@@ -92,13 +105,12 @@ pub(crate) fn cancel<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answe
 pub(crate) fn wait<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answering<'a> {
     Box::pin(async move {
         let asked = Asked::read(fill::body(input))?;
-        let id = job_id(input)?;
+        let id =
+            job_id(input, |_, why| unreadable(format!("Parsing WaitForJobChange message: {why}")))?;
         let fields = asked.fields.iter().map(|field| field.as_str().map(str::to_owned));
         let Some(fields) = fields.collect::<Option<Vec<String>>>() else {
-            return Err(HttpError::new(
-                502,
-                "Failed to parse request: Parsing WaitForJobChange message: Unable to read String",
-            ));
+            let text = "Parsing WaitForJobChange message: Unable to read String";
+            return Err(unreadable(text.to_owned()));
         };
         let previous = asked.previous.map(Vec::as_slice);
         let change = engine.wait_for_job_change(id, &fields, previous, asked.serial, WAIT).await?;

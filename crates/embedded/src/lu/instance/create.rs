@@ -678,7 +678,7 @@ async fn check_nodes(
     }
     let nodes: Vec<Uuid> =
         std::iter::once(plan.primary.clone()).chain(plan.secondary.clone()).collect();
-    check_storage(op, cx, config, &mut plan, &nodes).await?;
+    check_storage(cx, config, &mut plan, &nodes).await?;
     check_policy(op, config, &plan)?;
     check_on_nodes(op, cx, config, &plan, &nodes).await?;
     if op.start {
@@ -750,13 +750,7 @@ async fn choose_nodes(
     Ok(nodes)
 }
 
-async fn check_storage(
-    op: &InstanceCreate,
-    cx: &Cx,
-    config: &Config,
-    plan: &mut Plan,
-    nodes: &[Uuid],
-) -> Result<()> {
+async fn check_storage(cx: &Cx, config: &Config, plan: &mut Plan, nodes: &[Uuid]) -> Result<()> {
     let exclusive = nodes.iter().any(|uuid| exclusive_storage(config, uuid));
     if exclusive && !matches!(plan.template, DiskTemplate::Plain | DiskTemplate::Diskless) {
         return Err(GanetiError::wrong_state(format!(

@@ -12,6 +12,7 @@ pub(crate) mod multi_alloc;
 pub(crate) mod nics;
 pub(crate) mod reboot;
 pub(crate) mod remove;
+pub(crate) mod set_params;
 pub(crate) mod shutdown;
 pub(crate) mod startup;
 pub(crate) mod wipe;

@@ -1,10 +1,12 @@
 //! Overwriting new disks (Ganeti 3.0, `WipeDisks`, `ImageDisks`).
 
+use model::config::Instance;
 use model::error::{GanetiError, Result};
 use model::name::Uuid;
 
 use super::{again, disks, layout, spec_of};
 use crate::lu::Cx;
+use crate::lu::cx::exec_error;
 use crate::spec;
 
 /// The largest part that is wiped at once, in MiB, and the part of a disk that is at most (Ganeti 3.0, `MAX_WIPE_CHUNK`,
@@ -15,26 +17,30 @@ const CHUNK_PERCENT: u64 = 10;
 /// Wipes all disks of an instance.
 pub(crate) async fn all(cx: &Cx, uuid: &Uuid) -> Result<()> {
     let instance = again(cx, uuid)?;
+    for at in 0..instance.disks.len() {
+        one(cx, &instance, at).await?;
+    }
+    Ok(())
+}
+
+/// Wipes one disk of an instance.
+pub(crate) async fn one(cx: &Cx, instance: &Instance, at: usize) -> Result<()> {
     let config = cx.config();
-    let node = cx
-        .node(&instance.primary_node)
-        .await
-        .map_err(|error| GanetiError::exec(error.to_string()))?;
-    let told = spec_of(cx, &instance);
-    for (at, disk) in config.instance_disks(&instance).iter().enumerate() {
-        let disk_spec = spec::disk(&config, &instance, disk);
-        let chunk = (disk.size_mib * CHUNK_PERCENT / 100).clamp(1, CHUNK_MAX_MIB);
-        cx.info(&format!("* Wiping disk {at}"));
-        let mut offset = 0;
-        while offset < disk.size_mib {
-            let size = chunk.min(disk.size_mib - offset);
-            node.wipe_disk(&told, &disk_spec, offset, size).await.map_err(|error| {
-                GanetiError::exec(format!(
-                    "Could not wipe disk {at} at offset {offset} for size {size}: {error}"
-                ))
-            })?;
-            offset += size;
-        }
+    let Some(disk) = config.instance_disks(instance).get(at).cloned() else { return Ok(()) };
+    let node = cx.node(&instance.primary_node).await.map_err(|error| exec_error(&error))?;
+    let told = spec_of(cx, instance);
+    let disk_spec = spec::disk(&config, instance, &disk);
+    let chunk = (disk.size_mib * CHUNK_PERCENT / 100).clamp(1, CHUNK_MAX_MIB);
+    cx.info(&format!("* Wiping disk {at}"));
+    let mut offset = 0;
+    while offset < disk.size_mib {
+        let size = chunk.min(disk.size_mib - offset);
+        node.wipe_disk(&told, &disk_spec, offset, size).await.map_err(|error| {
+            GanetiError::exec(format!(
+                "Could not wipe disk {at} at offset {offset} for size {size}: {error}"
+            ))
+        })?;
+        offset += size;
     }
     Ok(())
 }
@@ -44,10 +50,7 @@ pub(crate) async fn image(cx: &Cx, uuid: &Uuid, image: &str) -> Result<()> {
     let instance = again(cx, uuid)?;
     let config = cx.config();
     let Some(disk) = config.instance_disks(&instance).first().cloned() else { return Ok(()) };
-    let node = cx
-        .node(&instance.primary_node)
-        .await
-        .map_err(|error| GanetiError::exec(error.to_string()))?;
+    let node = cx.node(&instance.primary_node).await.map_err(|error| exec_error(&error))?;
     disks::assemble(cx, uuid, None, false).await?;
     cx.info(&format!("* Imaging disk 0, size {}", layout::format_mib(disk.size_mib)));
     let to = spec::disk(&config, &instance, &disk);

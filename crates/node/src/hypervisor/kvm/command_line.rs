@@ -1,0 +1,513 @@
+//! The command line of QEMU, as a pure function of an instance and of where its files lie. Golden tests hold its form.
+//!
+//! What a hypervisor parameter asks for and QEMU cannot be given here yet is refused by name, never left out silently.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use model::param::NicMode;
+use serde_json::{Value, json};
+
+use crate::spec::{DiskSpec, InstanceSpec, NicSpec};
+use crate::{NodeError, Result};
+
+/// Ports of VNC displays are counted from here.
+pub(crate) const VNC_BASE_PORT: u16 = 5900;
+/// Under emulation, how much memory translated code may take, in MiB: a fifth of QEMU's default, and as fast.
+const TCG_CACHE_MIB: u64 = 32;
+
+/// Who executes the guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accel {
+    /// The processor, by `/dev/kvm`.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+/// Where the files of one QEMU are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Files {
+    /// The directory of sockets and of the process id.
+    pub(crate) run: PathBuf,
+    /// What the guest prints on its serial console.
+    pub(crate) console_log: PathBuf,
+}
+
+impl Files {
+    /// The monitor that the driver holds.
+    pub(crate) fn qmp(&self) -> PathBuf {
+        self.run.join("qmp")
+    }
+
+    /// A second monitor, for whoever wants to look.
+    pub(crate) fn qmp_debug(&self) -> PathBuf {
+        self.run.join("qmp2")
+    }
+
+    pub(crate) fn serial(&self) -> PathBuf {
+        self.run.join("serial")
+    }
+
+    /// Where viewers of the console connect.
+    pub(crate) fn console(&self) -> PathBuf {
+        self.run.join("console")
+    }
+
+    pub(crate) fn pid(&self) -> PathBuf {
+        self.run.join("pid")
+    }
+
+    /// All that QEMU or the driver may leave behind.
+    pub(crate) fn leftovers(&self) -> [PathBuf; 5] {
+        [self.qmp(), self.qmp_debug(), self.serial(), self.console(), self.pid()]
+    }
+}
+
+/// The name of a disk inside QEMU; it follows from the disk alone, so that it is the same after others come and go.
+pub(crate) fn disk_node(disk: &DiskSpec) -> String {
+    short_name("disk", disk.uuid.as_str())
+}
+
+/// QEMU's names hold at most 31 characters.
+fn short_name(kind: &str, uuid: &str) -> String {
+    let digits: String = uuid.chars().filter(char::is_ascii_alphanumeric).take(20).collect();
+    format!("{kind}-{digits}")
+}
+
+/// Collects arguments.
+#[derive(Default)]
+struct Args(Vec<String>);
+
+impl Args {
+    fn flag(&mut self, name: &str) {
+        self.0.push(name.to_owned());
+    }
+
+    fn pair(&mut self, name: &str, value: impl Into<String>) {
+        self.0.push(name.to_owned());
+        self.0.push(value.into());
+    }
+}
+
+/// A path inside an option: a comma would begin the next one, so it is doubled.
+fn escaped(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+fn unsupported(text: impl Into<String>) -> NodeError {
+    NodeError::Unsupported(text.into())
+}
+
+fn hv_u64(spec: &InstanceSpec, name: &str) -> u64 {
+    spec.hvparams.get(name).and_then(Value::as_u64).unwrap_or(0)
+}
+
+/// What boots first. A kernel given from outside makes the order meaningless.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Boot {
+    Kernel,
+    Disk,
+    Cdrom,
+    Floppy,
+    Network,
+}
+
+fn boot(spec: &InstanceSpec) -> Result<Boot> {
+    if !spec.hv("kernel_path").is_empty() {
+        return Ok(Boot::Kernel);
+    }
+    match spec.hv("boot_order") {
+        "" | "disk" => Ok(Boot::Disk),
+        "cdrom" => Ok(Boot::Cdrom),
+        "floppy" => Ok(Boot::Floppy),
+        "network" => Ok(Boot::Network),
+        other => {
+            Err(unsupported(format!("boot_order '{other}' is not known to the kvm hypervisor")))
+        }
+    }
+}
+
+/// The whole command line, the program first. `disks` are the files of the instance's disks, in order.
+pub(crate) fn command_line(
+    program: &Path,
+    spec: &InstanceSpec,
+    accel: Accel,
+    files: &Files,
+    disks: &[PathBuf],
+) -> Result<Vec<String>> {
+    refuse_what_is_missing(spec)?;
+    let boot = boot(spec)?;
+    let mut args = Args(vec![program.to_string_lossy().into_owned()]);
+    args.pair("-name", format!("guest={},debug-threads=on", spec.name));
+    args.pair("-uuid", spec.uuid.as_str());
+    args.flag("-nodefaults");
+    args.flag("-no-user-config");
+    machine(&mut args, spec, accel);
+    args.flag("-daemonize");
+    args.pair("-pidfile", files.pid().to_string_lossy());
+    args.flag("-S");
+    for socket in [files.qmp(), files.qmp_debug()] {
+        args.pair("-qmp", format!("unix:{},server=on,wait=off", escaped(&socket)));
+    }
+    if spec.hv_flag("serial_console") {
+        let chardev = format!(
+            "socket,id=serial0,path={},server=on,wait=off,logfile={},logappend=on",
+            escaped(&files.serial()),
+            escaped(&files.console_log)
+        );
+        args.pair("-chardev", chardev);
+        args.pair("-serial", "chardev:serial0");
+    }
+    display(&mut args, spec)?;
+    args.pair("-device", "virtio-balloon-pci,id=balloon0");
+    kernel(&mut args, spec, boot);
+    removable(&mut args, spec, boot);
+    drives(&mut args, spec, disks, boot)?;
+    for (index, nic) in spec.nics.iter().enumerate() {
+        interface(&mut args, spec, nic, index, boot)?;
+    }
+    args.0.extend(split_words(spec.hv("kvm_extra"))?);
+    Ok(args.0)
+}
+
+/// Parameters whose work is not there yet.
+fn refuse_what_is_missing(spec: &InstanceSpec) -> Result<()> {
+    const EMPTY_ONLY: &[(&str, &str)] = &[
+        ("spice_bind", "SPICE consoles are not there yet; use vnc_bind_address or serial_console"),
+        ("soundhw", "sound devices are not there yet"),
+        ("usb_devices", "passing USB devices through is not there yet"),
+        ("vnc_x509_path", "VNC over TLS is not there yet"),
+    ];
+    for (name, text) in EMPTY_ONLY {
+        if !spec.hv(name).is_empty() {
+            return Err(unsupported(format!("hypervisor parameter {name}: {text}")));
+        }
+    }
+    const FALSE_ONLY: &[(&str, &str)] = &[
+        ("use_chroot", "running QEMU in a chroot is not there yet"),
+        ("vnc_tls", "VNC over TLS is not there yet"),
+        ("use_guest_agent", "the guest agent's channel is not there yet"),
+    ];
+    for (name, text) in FALSE_ONLY {
+        if spec.hv_flag(name) {
+            return Err(unsupported(format!("hypervisor parameter {name}: {text}")));
+        }
+    }
+    match spec.hv("security_model") {
+        "" | "none" => Ok(()),
+        other => Err(unsupported(format!(
+            "hypervisor parameter security_model: '{other}' is not there yet, only 'none'"
+        ))),
+    }
+}
+
+fn machine(args: &mut Args, spec: &InstanceSpec, accel: Accel) {
+    let version = spec.hv("machine_version");
+    let mut machine = if version.is_empty() { "pc" } else { version }.to_owned();
+    if spec.hvparams.get("acpi") == Some(&Value::Bool(false)) {
+        machine.push_str(",acpi=off");
+    }
+    args.pair("-machine", machine);
+    match accel {
+        Accel::Kvm => args.pair("-accel", "kvm"),
+        Accel::Tcg => args.pair("-accel", format!("tcg,tb-size={TCG_CACHE_MIB}")),
+    }
+    if !spec.hv("cpu_type").is_empty() {
+        args.pair("-cpu", spec.hv("cpu_type"));
+    }
+    let mut smp = spec.be("vcpus").max(1).to_string();
+    for (option, name) in
+        [("sockets", "cpu_sockets"), ("cores", "cpu_cores"), ("threads", "cpu_threads")]
+    {
+        let count = hv_u64(spec, name);
+        if count > 0 {
+            smp.push_str(&format!(",{option}={count}"));
+        }
+    }
+    args.pair("-smp", smp);
+    args.pair("-m", spec.be("maxmem").to_string());
+    if !spec.hv("mem_path").is_empty() {
+        args.pair("-mem-path", spec.hv("mem_path"));
+        args.flag("-mem-prealloc");
+    }
+    if spec.hv_flag("use_localtime") {
+        args.pair("-rtc", "base=localtime");
+    }
+    if spec.hv("reboot_behavior") == "exit" {
+        args.flag("-no-reboot");
+    }
+}
+
+/// The address that a VNC server is bound to, if it is one and not a directory.
+pub(crate) fn vnc_address(spec: &InstanceSpec) -> Option<IpAddr> {
+    spec.hv("vnc_bind_address").parse().ok()
+}
+
+fn display(args: &mut Args, spec: &InstanceSpec) -> Result<()> {
+    let bind = spec.hv("vnc_bind_address");
+    let vga = spec.hv("vga");
+    if bind.is_empty() {
+        args.pair("-display", "none");
+    } else {
+        let mut vnc = if let Some(address) = vnc_address(spec) {
+            let port = spec.network_port.unwrap_or(0);
+            let display = port.checked_sub(VNC_BASE_PORT).filter(|_| port > VNC_BASE_PORT);
+            let Some(display) = display else {
+                let text = format!("network port {port} is no VNC display: it must be above 5900");
+                return Err(NodeError::Failed(text));
+            };
+            match address {
+                IpAddr::V4(address) => format!("{address}:{display}"),
+                IpAddr::V6(address) => format!("[{address}]:{display}"),
+            }
+        } else if bind.starts_with('/') {
+            let socket = Path::new(bind).join(format!("{}.vnc", spec.name));
+            format!("unix:{}", escaped(&socket))
+        } else {
+            return Err(unsupported(format!(
+                "vnc_bind_address '{bind}' is neither an address nor a directory; names of network interfaces are not there yet"
+            )));
+        };
+        if !spec.hv("vnc_password_file").is_empty() {
+            vnc.push_str(",password=on");
+        }
+        args.pair("-vnc", vnc);
+    }
+    if !bind.is_empty() || !vga.is_empty() {
+        args.pair("-vga", if vga.is_empty() { "std" } else { vga });
+    }
+    if !spec.hv("keymap").is_empty() {
+        args.pair("-k", spec.hv("keymap"));
+    }
+    // Ganeti: with VNC and no mouse chosen, a tablet, whose pointer stays with the viewer's (3.0, `hv_kvm`).
+    let pointer = match (spec.hv("usb_mouse"), bind.is_empty()) {
+        ("", true) => return Ok(()),
+        ("", false) | ("tablet", _) => "usb-tablet",
+        ("mouse", _) => "usb-mouse",
+        (other, _) => return Err(unsupported(format!("usb_mouse '{other}' is not known"))),
+    };
+    args.flag("-usb");
+    args.pair("-device", pointer);
+    Ok(())
+}
+
+fn kernel(args: &mut Args, spec: &InstanceSpec, boot: Boot) {
+    match boot {
+        Boot::Kernel => {}
+        Boot::Floppy => return args.pair("-boot", "a"),
+        Boot::Disk | Boot::Cdrom | Boot::Network => return,
+    }
+    args.pair("-kernel", spec.hv("kernel_path"));
+    if !spec.hv("initrd_path").is_empty() {
+        args.pair("-initrd", spec.hv("initrd_path"));
+    }
+    let mut append = Vec::new();
+    if !spec.hv("root_path").is_empty() {
+        append.push(format!("root={}", spec.hv("root_path")));
+    }
+    if !spec.hv("kernel_args").is_empty() {
+        append.push(spec.hv("kernel_args").to_owned());
+    }
+    if spec.hv_flag("serial_console") {
+        append.push(format!("console=ttyS0,{}", hv_u64(spec, "serial_speed").max(1200)));
+    }
+    args.pair("-append", append.join(" "));
+}
+
+/// CDs and the floppy. A virtual CD is an IDE one unless a SCSI kind is asked for: no firmware boots another.
+fn removable(args: &mut Args, spec: &InstanceSpec, boot: Boot) {
+    let kind = match spec.hv("cdrom_disk_type") {
+        "" => spec.hv("disk_type"),
+        kind => kind,
+    };
+    let device = if kind.starts_with("scsi") { "scsi-cd" } else { "ide-cd" };
+    for (index, name) in ["cdrom_image_path", "cdrom2_image_path"].iter().enumerate() {
+        let image = spec.hv(name);
+        if image.is_empty() {
+            continue;
+        }
+        let node = format!("cdrom{index}");
+        let driver = match image.split_once("://") {
+            Some((scheme @ ("http" | "https" | "ftp"), _)) => {
+                json!({"driver": scheme, "url": image})
+            }
+            _ => json!({"driver": "file", "filename": image}),
+        };
+        let blockdev =
+            json!({"driver": "raw", "node-name": node, "read-only": true, "file": driver});
+        args.pair("-blockdev", blockdev.to_string());
+        let first = if boot == Boot::Cdrom && index == 0 { ",bootindex=1" } else { "" };
+        if device == "scsi-cd" && index == 0 && !is_scsi(spec.hv("disk_type")) {
+            args.pair("-device", format!("{},id=scsi0", scsi_controller(spec)));
+        }
+        args.pair("-device", format!("{device},drive={node},id=cd{index}{first}"));
+    }
+    let floppy = spec.hv("floppy_image_path");
+    if !floppy.is_empty() {
+        let drive = format!("file={},format=raw,if=floppy", escaped(Path::new(floppy)));
+        args.pair("-drive", drive);
+    }
+}
+
+fn is_scsi(disk_type: &str) -> bool {
+    disk_type.starts_with("scsi")
+}
+
+fn scsi_controller(spec: &InstanceSpec) -> &str {
+    match spec.hv("scsi_controller_type") {
+        "" => "lsi",
+        kind => kind,
+    }
+}
+
+fn drives(args: &mut Args, spec: &InstanceSpec, disks: &[PathBuf], boot: Boot) -> Result<()> {
+    let disk_type = spec.hv("disk_type");
+    let device = match disk_type {
+        "" | "paravirtual" => "virtio-blk-pci",
+        "ide" => "ide-hd",
+        "scsi" | "scsi-hd" => "scsi-hd",
+        "scsi-cd" => "scsi-cd",
+        other => {
+            return Err(unsupported(format!(
+                "disk_type '{other}' is not there yet; use paravirtual, ide, scsi or scsi-hd"
+            )));
+        }
+    };
+    if is_scsi(disk_type) {
+        args.pair("-device", format!("{},id=scsi0", scsi_controller(spec)));
+    }
+    let direct = match spec.hv("disk_cache") {
+        "none" => true,
+        "" | "default" | "writeback" | "writethrough" => false,
+        other => return Err(unsupported(format!("disk_cache '{other}' is not known"))),
+    };
+    // `native` works on files without the page cache only.
+    let aio = match (spec.hv("disk_aio"), direct) {
+        ("native", true) => "native",
+        ("io_uring", _) => "io_uring",
+        _ => "threads",
+    };
+    let discard = if spec.hv("disk_discard") == "unmap" { "unmap" } else { "ignore" };
+    for (index, (disk, path)) in spec.disks.iter().zip(disks).enumerate() {
+        let node = disk_node(disk);
+        let read_only = disk.mode == "ro";
+        let blockdev = json!({
+            "driver": "raw",
+            "node-name": node,
+            "read-only": read_only,
+            "discard": discard,
+            "cache": {"direct": direct, "no-flush": false},
+            "file": {"driver": "file", "filename": path.to_string_lossy(), "aio": aio, "discard": discard},
+        });
+        args.pair("-blockdev", blockdev.to_string());
+        let mut option =
+            format!("{device},drive={node},id={}", short_name("hd", disk.uuid.as_str()));
+        if spec.hv("disk_cache") == "writethrough" {
+            option.push_str(",write-cache=off");
+        }
+        // With a kernel from outside QEMU has taken the first place itself.
+        if index == 0 && boot != Boot::Kernel && boot != Boot::Floppy {
+            option.push_str(if boot == Boot::Disk { ",bootindex=1" } else { ",bootindex=2" });
+        }
+        args.pair("-device", option);
+    }
+    Ok(())
+}
+
+fn interface(
+    args: &mut Args,
+    spec: &InstanceSpec,
+    nic: &NicSpec,
+    index: usize,
+    boot: Boot,
+) -> Result<()> {
+    match NicMode::parse(&nic.mode) {
+        Some(NicMode::User) => {}
+        Some(NicMode::Bridged | NicMode::Openvswitch | NicMode::Pool | NicMode::Routed) | None => {
+            return Err(unsupported(format!(
+                "nic {index} of instance {} has mode '{}', which needs a network device on the node and is not there yet; use mode 'user'",
+                spec.name, nic.mode
+            )));
+        }
+    }
+    let device = match spec.hv("nic_type") {
+        "" | "paravirtual" => "virtio-net-pci",
+        "i82559er" => "i82559er",
+        kind @ ("e1000" | "rtl8139" | "ne2k_pci" | "ne2k_isa" | "i82551" | "i82557b" | "pcnet") => {
+            kind
+        }
+        other => return Err(unsupported(format!("nic_type '{other}' is not known to QEMU"))),
+    };
+    let netdev = format!("net{index}");
+    args.pair("-netdev", format!("user,id={netdev}"));
+    let id = short_name("nic", nic.uuid.as_str());
+    let mut option = format!("{device},netdev={netdev},id={id},mac={}", nic.mac);
+    if device != "ne2k_isa" {
+        if boot == Boot::Network && index == 0 {
+            option.push_str(",bootindex=1");
+        } else {
+            // Without the boot code of the card, that nobody uses then.
+            option.push_str(",romfile=");
+        }
+    }
+    args.pair("-device", option);
+    Ok(())
+}
+
+/// Splits words as a shell does, for `kvm_extra`: quotes and backslashes, nothing else.
+pub(crate) fn split_words(text: &str) -> Result<Vec<String>> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match (quote, letter) {
+            (Some(open), _) if letter == open => quote = None,
+            (Some('\''), _) => word.get_or_insert_default().push(letter),
+            (_, '\\') => {
+                if let Some(next) = letters.next() {
+                    word.get_or_insert_default().push(next);
+                }
+            }
+            (None, '"' | '\'') => {
+                quote = Some(letter);
+                word.get_or_insert_default();
+            }
+            (None, _) if letter.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(letter),
+        }
+    }
+    if quote.is_some() {
+        let text = format!("hypervisor parameter kvm_extra: a quote is not closed in {text:?}");
+        return Err(NodeError::Failed(text));
+    }
+    words.extend(word);
+    Ok(words)
+}
+
+/// A set of processors per virtual one, or one for all: `all`, `0-3,6`, or several with colons between.
+pub(crate) fn parse_cpu_mask(mask: &str) -> Result<Vec<Option<Vec<usize>>>> {
+    let wrong = || NodeError::Failed(format!("hypervisor parameter cpu_mask: can't read '{mask}'"));
+    let set = |part: &str| -> Result<Option<Vec<usize>>> {
+        if part.is_empty() || part == "all" {
+            return Ok(None);
+        }
+        let mut cpus = Vec::new();
+        for range in part.split(',') {
+            let (low, high) = range.split_once('-').unwrap_or((range, range));
+            let low: usize = low.trim().parse().map_err(|_| wrong())?;
+            let high: usize = high.trim().parse().map_err(|_| wrong())?;
+            if low > high || high >= 1024 {
+                return Err(wrong());
+            }
+            cpus.extend(low..=high);
+        }
+        Ok(Some(cpus))
+    };
+    mask.split(':').map(set).collect()
+}
+
+#[cfg(test)]
+#[path = "command_line_tests.rs"]
+mod tests;

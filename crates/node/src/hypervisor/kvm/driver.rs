@@ -1,0 +1,314 @@
+//! One running QEMU: a task owns its events and watches its process.
+//!
+//! ```text
+//!   start ──▶ running ⇄ paused ──▶ ended (guest-shutdown | quit | signal | crash)
+//!     adopt ──▶┘
+//! ```
+//! The end is seen on the process itself (a pidfd), never by the monitor's end: QEMU removes its files after it closed the
+//! monitor. What is published is published before the end is announced, so that whoever waited for it reads the truth.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde_json::{Value, json};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::qmp::{Event, Qmp, QmpError};
+use super::runtime::{ProcessId, Runtime};
+use crate::cell::StateCell;
+use crate::console::Hub;
+use crate::state::{InstanceRun, RunState};
+
+/// How often a guest that does not power down is asked again: early in its boot it cannot hear.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// How long QEMU may take to quit when told to, before it is killed.
+const QUIT_LIMIT: Duration = Duration::from_secs(5);
+/// How long a killed process may take to go.
+const KILL_LIMIT: Duration = Duration::from_secs(20);
+
+/// How a QEMU ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The guest powered itself off (or was asked to and did).
+    GuestShutdown,
+    /// It was told to quit.
+    Quit,
+    /// It was terminated from outside.
+    Signal,
+    /// It went without a word.
+    Crash,
+}
+
+/// What is wanted of a guest that is about to end.
+#[derive(Default)]
+struct Intent {
+    /// It was asked to stop: its end is no news.
+    stopping: AtomicBool,
+    /// It will be started again: viewers of its console stay.
+    restarting: AtomicBool,
+}
+
+/// A running QEMU.
+pub(crate) struct Guest {
+    pub(crate) runtime: Mutex<Runtime>,
+    qmp: Option<Arc<Qmp>>,
+    process: Arc<AsyncFd<OwnedFd>>,
+    pid: u32,
+    ended: watch::Receiver<Option<Ending>>,
+    intent: Arc<Intent>,
+    pub(crate) hub: Option<Arc<Hub>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // QEMU goes on; only the watching ends.
+        self.task.abort();
+    }
+}
+
+/// Lets the executor wait on a descriptor that is owned, so that it stays what it is for as long as it is waited on.
+#[expect(deprecated, reason = "sound for an OwnedFd; its successor is an unsafe function")]
+fn watchable(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(fd)
+}
+
+/// What the driver needs of the hypervisor that it belongs to.
+#[derive(Clone)]
+pub(crate) struct Home {
+    pub(crate) state: Arc<StateCell>,
+    /// Where runtime files are.
+    pub(crate) runtime_dir: PathBuf,
+}
+
+impl Guest {
+    /// Takes a living QEMU over. Without a monitor it can still be watched and killed.
+    pub(crate) fn watch(
+        home: Home,
+        runtime: Runtime,
+        process: ProcessId,
+        monitor: Option<(Qmp, mpsc::Receiver<Event>)>,
+        hub: Option<Arc<Hub>>,
+        paused: bool,
+    ) -> std::io::Result<Self> {
+        let raw = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
+        let pid = raw.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
+        let pidfd = Arc::new(watchable(pidfd_open(pid, PidfdFlags::empty())?)?);
+        let (ended_tx, ended) = watch::channel(None);
+        let intent = Arc::new(Intent::default());
+        let (qmp, events) = match monitor {
+            Some((qmp, events)) => (Some(Arc::new(qmp)), Some(events)),
+            None => (None, None),
+        };
+        let run = InstanceRun {
+            state: if paused { RunState::Paused } else { RunState::Running },
+            memory_mib: runtime.memory_mib,
+            vcpus: runtime.spec.be("vcpus"),
+            cpu_seconds: 0.0,
+        };
+        let name = runtime.spec.name.clone();
+        home.state.put_instance(name, run);
+        let driver = Driver {
+            home,
+            runtime: runtime.clone(),
+            process: pidfd.clone(),
+            intent: intent.clone(),
+            hub: hub.clone(),
+            shutdown: None,
+        };
+        let task = tokio::spawn(driver.run(events, ended_tx));
+        let pid = process.pid;
+        let runtime = Mutex::new(runtime);
+        Ok(Self { runtime, qmp, process: pidfd, pid, ended, intent, hub, task })
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.ended.borrow().is_none()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(crate) fn runtime(&self) -> Runtime {
+        self.runtime.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Gives QEMU a command.
+    pub(crate) async fn qmp(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        match &self.qmp {
+            Some(qmp) => qmp.run(command, arguments).await,
+            None => Err(QmpError::Closed),
+        }
+    }
+
+    /// Keeps the viewers of its console when it ends.
+    pub(crate) fn expect_restart(&self) {
+        self.intent.restarting.store(true, Ordering::SeqCst);
+    }
+
+    async fn wait_ended(&self, limit: Duration) -> Option<Ending> {
+        let mut ended = self.ended.clone();
+        let waited = tokio::time::timeout(limit, ended.wait_for(Option::is_some)).await;
+        waited.ok().and_then(|ended| ended.map_or(Some(Ending::Crash), |ended| *ended))
+    }
+
+    /// Ends it: asks the guest for at most `limit` (not at all when that is zero), then tells QEMU, then kills it.
+    pub(crate) async fn stop(&self, limit: Duration) -> Result<Ending, String> {
+        self.intent.stopping.store(true, Ordering::SeqCst);
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            if left.is_zero() || !self.is_running() {
+                break;
+            }
+            if let Err(error) = self.qmp("system_powerdown", json!({})).await {
+                tracing::debug!(%error, "a guest can't be asked to power down");
+                if self.wait_ended(QUIT_LIMIT.min(left)).await.is_none() {
+                    break;
+                }
+            }
+            if let Some(ending) = self.wait_ended(ASK_AGAIN.min(left)).await {
+                return Ok(ending);
+            }
+        }
+        // Whether it answers or just goes, the wait tells.
+        let _ = self.qmp("quit", json!({})).await;
+        if let Some(ending) = self.wait_ended(QUIT_LIMIT).await {
+            return Ok(ending);
+        }
+        // It may be gone by now.
+        let _ = pidfd_send_signal(self.process.get_ref(), Signal::KILL);
+        let killed = self.wait_ended(KILL_LIMIT).await;
+        killed.ok_or_else(|| format!("process {} does not go away when killed", self.pid))
+    }
+}
+
+/// The task's side.
+struct Driver {
+    home: Home,
+    runtime: Runtime,
+    process: Arc<AsyncFd<OwnedFd>>,
+    intent: Arc<Intent>,
+    hub: Option<Arc<Hub>>,
+    /// Why QEMU said that it ends.
+    shutdown: Option<Ending>,
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        mut events: Option<mpsc::Receiver<Event>>,
+        ended: watch::Sender<Option<Ending>>,
+    ) {
+        let process = self.process.clone();
+        loop {
+            tokio::select! {
+                event = next(&mut events) => match event {
+                    Some(event) => self.event(&event),
+                    // The monitor ended: the process will, or another must be asked; only its end counts.
+                    None => events = None,
+                },
+                _ = process.readable() => break,
+            }
+        }
+        // Events that were sent before the end are still to be read.
+        while let Some(event) = events.as_mut().and_then(|events| events.try_recv().ok()) {
+            self.event(&event);
+        }
+        let ending = self.end().await;
+        ended.send_replace(Some(ending));
+    }
+
+    fn event(&mut self, event: &Event) {
+        let name = &self.runtime.spec.name;
+        tracing::debug!(instance.name = %name, event = %event.name, data = %event.data, "QEMU event");
+        match event.name.as_str() {
+            "STOP" => self.publish(RunState::Paused),
+            "RESUME" => self.publish(RunState::Running),
+            "SHUTDOWN" => {
+                self.shutdown = match event.data.get("reason").and_then(Value::as_str) {
+                    Some("guest-shutdown" | "guest-reset") => Some(Ending::GuestShutdown),
+                    Some("host-signal") => Some(Ending::Signal),
+                    _ => Some(Ending::Quit),
+                };
+            }
+            _ => {}
+        }
+    }
+
+    fn publish(&self, run_state: RunState) {
+        self.home.state.update(|state| {
+            if let Some(run) = state.instances.get_mut(&self.runtime.spec.name) {
+                run.state = run_state;
+            }
+        });
+    }
+
+    /// Cleans up after QEMU, and says what happened.
+    async fn end(&mut self) -> Ending {
+        let ending = self.shutdown.unwrap_or(Ending::Crash);
+        let stopping = self.intent.stopping.load(Ordering::SeqCst);
+        let restarting = self.intent.restarting.load(Ordering::SeqCst);
+        let name = self.runtime.spec.name.clone();
+        let files = self.runtime.files();
+        for path in files.leftovers() {
+            if restarting && path == files.console() {
+                continue;
+            }
+            // QEMU removes most of them itself.
+            let _ = std::fs::remove_file(path);
+        }
+        if let Some(hub) = self.hub.as_ref().filter(|_| !restarting) {
+            hub.close().await;
+            // Empty now; if not, something unknown is in it and stays.
+            let _ = std::fs::remove_dir(&files.run);
+        }
+        let told = !stopping
+            && ending == Ending::GuestShutdown
+            && self.runtime.spec.hv_flag("user_shutdown");
+        if told {
+            self.runtime.guest_shutdown = true;
+            if let Err(error) = self.runtime.save(&self.home.runtime_dir) {
+                tracing::warn!(instance.name = %name, %error, "can't note that a guest powered off");
+            }
+        } else {
+            Runtime::forget(&self.home.runtime_dir, self.runtime.spec.uuid.as_str());
+        }
+        self.home.state.update(|state| match told {
+            true => {
+                if let Some(run) = state.instances.get_mut(&name) {
+                    run.state = RunState::Shutdown;
+                    run.memory_mib = 0;
+                }
+            }
+            false => drop(state.instances.remove(&name)),
+        });
+        match (stopping, ending) {
+            (true, _) => tracing::info!(instance.name = %name, ?ending, "instance {name} stopped"),
+            (false, Ending::GuestShutdown) => {
+                tracing::info!(instance.name = %name, "instance {name} powered itself off");
+            }
+            (false, Ending::Quit | Ending::Signal) => {
+                tracing::warn!(instance.name = %name, ?ending, "instance {name} was ended by somebody else");
+            }
+            (false, Ending::Crash) => {
+                tracing::error!(instance.name = %name, "QEMU of instance {name} crashed or was killed");
+            }
+        }
+        ending
+    }
+}
+
+async fn next(events: &mut Option<mpsc::Receiver<Event>>) -> Option<Event> {
+    match events {
+        Some(events) => events.recv().await,
+        None => std::future::pending().await,
+    }
+}

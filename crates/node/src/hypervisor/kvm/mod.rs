@@ -1,0 +1,596 @@
+//! The `kvm` hypervisor: QEMU, one process per running instance, which outlives this program.
+
+pub(crate) mod command_line;
+mod driver;
+mod qmp;
+pub(crate) mod runtime;
+mod trial;
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use model::param::{Dict, RebootType};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_setaffinity};
+use serde_json::{Value, json};
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+
+use self::command_line::{Accel, Files};
+use self::driver::{Ending, Guest, Home};
+use self::qmp::Qmp;
+use self::runtime::{ProcessId, Runtime};
+use self::trial::Trial;
+use super::Backend;
+use crate::cell::StateCell;
+use crate::console::Hub;
+use crate::process::Process;
+use crate::spec::{DiskSpec, InstanceSpec};
+use crate::state::{InstanceRun, RunState};
+use crate::{Console, NodeError, Result, host};
+
+/// How long QEMU may take until it has made itself a daemon.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// The longest path of a socket, in bytes, with the end that C wants.
+const SOCKET_PATH_MAX: usize = 107;
+/// What follows the directory of sockets in a socket's path: a UUID and a name.
+const SOCKET_NAME_MAX: usize = 1 + 36 + 1 + "console".len();
+
+/// Where the hypervisor keeps its things, and what it tells clients.
+#[derive(Clone, Debug)]
+pub(crate) struct KvmPlaces {
+    pub(crate) node_name: String,
+    pub(crate) data_dir: PathBuf,
+    /// Where sockets should lie; another place is taken when the path is too long for them.
+    pub(crate) run_dir: PathBuf,
+    /// This program, for the command that clients are told to run.
+    pub(crate) rapid_binary: PathBuf,
+    /// Where a kernel to try `/dev/kvm` with may be found.
+    pub(crate) os_search_path: Vec<PathBuf>,
+}
+
+pub(crate) struct Kvm {
+    places: KvmPlaces,
+    /// Where sockets do lie.
+    sockets: PathBuf,
+    home: Home,
+    guests: Mutex<HashMap<String, Arc<Guest>>>,
+    trial: Trial,
+}
+
+/// QEMU as it is found on this machine.
+pub(crate) fn find_qemu() -> Option<PathBuf> {
+    ["qemu-system-x86_64", "kvm"].iter().find_map(|name| crate::process::find_program(name))
+}
+
+/// Where the runtime files of a data directory are.
+fn runtime_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("run").join("instances")
+}
+
+/// The socket of an instance's console, if the instance runs.
+pub(crate) fn console_socket(data_dir: &Path, name: &str) -> Option<PathBuf> {
+    let mut all = Runtime::load_all(&runtime_dir(data_dir)).into_iter();
+    let runtime = all.find(|runtime| runtime.spec.name == name)?;
+    Some(runtime.files().console()).filter(|socket| socket.exists())
+}
+
+fn failed(text: impl Into<String>) -> NodeError {
+    NodeError::Failed(text.into())
+}
+
+impl Kvm {
+    /// Makes the directories and takes over every QEMU that survived.
+    pub(crate) async fn open(places: KvmPlaces, state: Arc<StateCell>) -> Result<Self> {
+        let sockets = socket_dir(&places)?;
+        let runtime_dir = runtime_dir(&places.data_dir);
+        let trial = Trial::new(&places.data_dir, places.os_search_path.clone());
+        let home = Home { state, runtime_dir };
+        let kvm = Self { places, sockets, home, guests: Mutex::new(HashMap::new()), trial };
+        kvm.adopt_all().await;
+        kvm.trial.begin();
+        Ok(kvm)
+    }
+
+    fn guests(&self) -> MutexGuard<'_, HashMap<String, Arc<Guest>>> {
+        // It is only ever held to look up or to insert.
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn guest(&self, name: &str) -> Option<Arc<Guest>> {
+        self.guests().get(name).filter(|guest| guest.is_running()).cloned()
+    }
+
+    fn running(&self, name: &str) -> Result<Arc<Guest>> {
+        self.guest(name).ok_or_else(|| failed(format!("instance {name} is not running")))
+    }
+
+    async fn adopt_all(&self) {
+        let mut adoptions = JoinSet::new();
+        for runtime in Runtime::load_all(&self.home.runtime_dir) {
+            let home = self.home.clone();
+            adoptions.spawn(async move { (runtime.spec.name.clone(), adopt(home, runtime).await) });
+        }
+        while let Some(adopted) = adoptions.join_next().await {
+            match adopted {
+                Ok((name, Ok(Some(guest)))) => {
+                    tracing::info!(instance.name = %name, pid = guest.pid(), "instance {name} runs on");
+                    self.guests().insert(name, Arc::new(guest));
+                }
+                Ok((_, Ok(None))) => {}
+                Ok((name, Err(error))) => {
+                    tracing::error!(instance.name = %name, %error, "can't take instance {name} over");
+                }
+                Err(error) => tracing::error!(%error, "taking an instance over failed"),
+            }
+        }
+    }
+
+    fn program(&self, spec: &InstanceSpec) -> Result<PathBuf> {
+        let wanted = Path::new(spec.hv("kvm_path"));
+        if crate::process::is_executable(wanted) {
+            return Ok(wanted.to_owned());
+        }
+        find_qemu().ok_or_else(|| {
+            failed("QEMU is not installed on this node; on Debian: apt install qemu-system-x86")
+        })
+    }
+
+    /// Ganeti's `kvm_flag` decides when it is set; otherwise `/dev/kvm` is used once it has proved itself.
+    fn accel(&self, spec: &InstanceSpec) -> Accel {
+        match spec.hv("kvm_flag") {
+            "enabled" => Accel::Kvm,
+            "disabled" => Accel::Tcg,
+            _ => match self.trial.usable() {
+                true => Accel::Kvm,
+                false => Accel::Tcg,
+            },
+        }
+    }
+
+    async fn launch(
+        &self,
+        spec: &InstanceSpec,
+        disks: &[PathBuf],
+        paused: bool,
+        hub: Option<Arc<Hub>>,
+    ) -> Result<()> {
+        let name = &spec.name;
+        let run_dir = self.sockets.join(spec.uuid.as_str());
+        let log_dir = self.places.data_dir.join("log").join("console");
+        let files =
+            Files { run: run_dir.clone(), console_log: log_dir.join(format!("{name}.log")) };
+        let program = self.program(spec)?;
+        let argv = command_line::command_line(&program, spec, self.accel(spec), &files, disks)?;
+        let io = |what: &str, error: std::io::Error| {
+            failed(format!("Failed to start instance {name}: {what}: {error}"))
+        };
+        make_private_dir(&run_dir).map_err(|error| io("can't make its run directory", error))?;
+        make_private_dir(&log_dir).map_err(|error| io("can't make its log directory", error))?;
+        for path in files.leftovers() {
+            if hub.is_none() || path != files.console() {
+                // Nothing runs, so whatever is there is stale.
+                let _ = fs::remove_file(path);
+            }
+        }
+        let mut runtime = Runtime {
+            spec: spec.clone(),
+            argv,
+            run_dir,
+            console_log: files.console_log.clone(),
+            process: None,
+            paused,
+            memory_mib: spec.be("maxmem"),
+            guest_shutdown: false,
+        };
+        let save = |runtime: &Runtime| {
+            let saved = runtime.save(&self.home.runtime_dir);
+            saved.map_err(|error| io("can't write its runtime file", error))
+        };
+        save(&runtime)?;
+        let begun = self.begin(&mut runtime, &files, hub).await;
+        let saved = begun.and_then(|guest| save(&runtime).map(|()| guest));
+        let guest = match saved {
+            Ok(guest) => guest,
+            Err(error) => {
+                abandon(&runtime);
+                Runtime::forget(&self.home.runtime_dir, spec.uuid.as_str());
+                self.home.state.drop_instance(name);
+                return Err(error);
+            }
+        };
+        self.guests().insert(name.clone(), Arc::new(guest));
+        Ok(())
+    }
+
+    /// Starts the process, connects to it and lets it run.
+    async fn begin(
+        &self,
+        runtime: &mut Runtime,
+        files: &Files,
+        hub: Option<Arc<Hub>>,
+    ) -> Result<Guest> {
+        let spec = runtime.spec.clone();
+        let name = &spec.name;
+        let wrong = |why: String| failed(format!("Failed to start instance {name}: {why}"));
+        let (program, args) =
+            runtime.argv.split_first().expect("a command line begins with its program");
+        let started = Process::new(program, START_LIMIT).args(args).cwd(Path::new("/")).run().await;
+        let started = started.map_err(|error| wrong(error.to_string()))?;
+        if let Some(reason) = started.failure() {
+            return Err(wrong(format!("{reason} ({})", started.output().trim())));
+        }
+        let process = runtime.living();
+        let process = process.ok_or_else(|| wrong("QEMU ended right after its start".into()))?;
+        runtime.process = Some(process);
+        let monitor = Qmp::connect(&files.qmp()).await.map_err(|error| wrong(error.to_string()))?;
+        let hub = connect_console(&spec, files, hub, false).await;
+        let hub = hub.map_err(|error| wrong(format!("its serial console: {error}")))?;
+        let paused = runtime.paused;
+        let qmp_failed = |error: qmp::QmpError| wrong(error.to_string());
+        pin(&spec, process.pid, &monitor.0).await?;
+        if let Some(password) = vnc_password(&spec)? {
+            let arguments = json!({"protocol": "vnc", "password": password});
+            monitor.0.run("set_password", arguments).await.map_err(qmp_failed)?;
+        }
+        if !paused {
+            monitor.0.run("cont", json!({})).await.map_err(qmp_failed)?;
+        }
+        let home = self.home.clone();
+        Guest::watch(home, runtime.clone(), process, Some(monitor), hub, paused)
+            .map_err(|error| wrong(error.to_string()))
+    }
+
+    /// Makes an open file of the guest longer, if the instance runs; answers whether it did.
+    pub(crate) async fn grow_disk(&self, name: &str, disk: &DiskSpec, bytes: u64) -> Result<bool> {
+        let Some(guest) = self.guest(name) else { return Ok(false) };
+        let arguments = json!({"node-name": command_line::disk_node(disk), "size": bytes});
+        let resized = guest.qmp("block_resize", arguments).await;
+        resized.map_err(|error| failed(error.to_string()))?;
+        Ok(true)
+    }
+
+    /// The processes of all running instances, by name.
+    pub(crate) fn processes(&self) -> Vec<(String, u32)> {
+        let guests = self.guests();
+        let running = guests.iter().filter(|(_, guest)| guest.is_running());
+        running.map(|(name, guest)| (name.clone(), guest.pid())).collect()
+    }
+}
+
+#[async_trait]
+impl Backend for Kvm {
+    async fn start(&self, spec: &InstanceSpec, disks: &[PathBuf], paused: bool) -> Result<()> {
+        if self.guest(&spec.name).is_some() {
+            // Ganeti: starting what runs is no error (3.0, `backend.py` StartInstance).
+            tracing::info!(instance.name = %spec.name, "instance {} already runs", spec.name);
+            return Ok(());
+        }
+        self.trial.begin();
+        self.launch(spec, disks, paused, None).await
+    }
+
+    async fn stop(&self, spec: &InstanceSpec, timeout: Duration) -> Result<()> {
+        if let Some(guest) = self.guest(&spec.name) {
+            // Ganeti: without ACPI the guest cannot be asked (3.0, `hv_kvm` StopInstance).
+            let deaf = guest.runtime().spec.hvparams.get("acpi") == Some(&Value::Bool(false));
+            let timeout = if deaf { Duration::ZERO } else { timeout };
+            let stopped = guest.stop(timeout).await;
+            let ending = stopped
+                .map_err(|why| failed(format!("Failed to stop instance {}: {why}", spec.name)))?;
+            if ending != Ending::GuestShutdown && !timeout.is_zero() {
+                tracing::warn!(instance.name = %spec.name, "instance {} did not power down in time and was ended", spec.name);
+            }
+        }
+        self.guests().remove(&spec.name);
+        // One that powered itself off was still told.
+        Runtime::forget(&self.home.runtime_dir, spec.uuid.as_str());
+        self.home.state.drop_instance(&spec.name);
+        Ok(())
+    }
+
+    async fn reboot(
+        &self,
+        spec: &InstanceSpec,
+        disks: &[PathBuf],
+        how: RebootType,
+        timeout: Duration,
+    ) -> Result<()> {
+        let guest = self.running(&spec.name)?;
+        // Ganeti: a soft reboot starts the instance as it was, the others as it is now (3.0, `hv_kvm` RebootInstance).
+        let again = match how {
+            RebootType::Soft => guest.runtime().spec,
+            RebootType::Hard | RebootType::Full => spec.clone(),
+        };
+        guest.expect_restart();
+        let hub = guest.hub.clone();
+        let stopped = guest.stop(timeout).await;
+        stopped.map_err(|why| failed(format!("Failed to reboot instance {}: {why}", spec.name)))?;
+        self.guests().remove(&spec.name);
+        let launched = self.launch(&again, disks, false, hub.clone()).await;
+        if let (Err(_), Some(hub)) = (&launched, hub) {
+            hub.close().await;
+        }
+        launched
+    }
+
+    async fn balloon(&self, spec: &InstanceSpec, memory_mib: u64) -> Result<()> {
+        let guest = self.running(&spec.name)?;
+        let arguments = json!({"value": memory_mib << 20});
+        let ballooned = guest.qmp("balloon", arguments).await;
+        ballooned.map_err(|error| failed(error.to_string()))?;
+        let runtime = {
+            let mut runtime = guest.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+            runtime.memory_mib = memory_mib;
+            runtime.clone()
+        };
+        if let Err(error) = runtime.save(&self.home.runtime_dir) {
+            tracing::warn!(instance.name = %spec.name, %error, "can't note an instance's memory");
+        }
+        self.home.state.update(|state| {
+            if let Some(run) = state.instances.get_mut(&spec.name) {
+                run.memory_mib = memory_mib;
+            }
+        });
+        Ok(())
+    }
+
+    fn console(&self, spec: &InstanceSpec) -> Console {
+        if spec.hv_flag("serial_console") {
+            let data_dir = self.places.data_dir.to_string_lossy().into_owned();
+            let program = self.places.rapid_binary.to_string_lossy().into_owned();
+            let command =
+                vec![program, "console".into(), "--data-dir".into(), data_dir, spec.name.clone()];
+            let host = self.places.node_name.clone();
+            return Console::Ssh { host, port: None, user: "root".into(), command };
+        }
+        let bind = spec.hv("vnc_bind_address");
+        match (command_line::vnc_address(spec), spec.network_port) {
+            (Some(address), Some(port)) => {
+                // Ganeti: bound to every address, it is reached by the node's name (3.0, `hv_kvm`).
+                let host = match address.is_unspecified() {
+                    true => self.places.node_name.clone(),
+                    false => address.to_string(),
+                };
+                Console::Vnc { host, port }
+            }
+            _ if !bind.is_empty() => {
+                let socket = Path::new(bind).join(format!("{}.vnc", spec.name));
+                Console::Message(format!("VNC server on the socket {}", socket.display()))
+            }
+            _ => Console::Message(format!("No serial shell for instance {}", spec.name)),
+        }
+    }
+
+    async fn validate(&self, hvparams: &Dict) -> Result<()> {
+        // Ganeti's words for files that are not there (3.0, `hv_base` ValidateParameters).
+        const FILES: &[(&str, &str)] = &[
+            ("kernel_path", "not a file"),
+            ("initrd_path", "not a file"),
+            ("floppy_image_path", "not a file"),
+            ("cdrom_image_path", "not a file"),
+            ("cdrom2_image_path", "not a file"),
+            ("vnc_password_file", "not a file"),
+        ];
+        for (name, what) in FILES {
+            let path = hvparams.get(*name).and_then(Value::as_str).unwrap_or("");
+            if !path.is_empty() && !path.contains("://") && !Path::new(path).is_file() {
+                return Err(failed(format!(
+                    "Parameter '{name}' fails validation: {what} (current value: '{path}')"
+                )));
+            }
+        }
+        if let Some(mask) = hvparams.get("cpu_mask").and_then(Value::as_str) {
+            command_line::parse_cpu_mask(mask)?;
+        }
+        let extra = hvparams.get("kvm_extra").and_then(Value::as_str).unwrap_or("");
+        command_line::split_words(extra).map(drop)
+    }
+}
+
+/// Finds a QEMU again that was started by a server before this one.
+async fn adopt(home: Home, runtime: Runtime) -> Result<Option<Guest>> {
+    let uuid = runtime.spec.uuid.clone();
+    let name = runtime.spec.name.clone();
+    let files = runtime.files();
+    let Some(process) = runtime.living() else {
+        for path in files.leftovers() {
+            // Left behind by a QEMU that crashed or by a machine that went down.
+            let _ = fs::remove_file(path);
+        }
+        if runtime.guest_shutdown {
+            let vcpus = runtime.spec.be("vcpus");
+            let state = RunState::Shutdown;
+            let run = InstanceRun { state, memory_mib: 0, vcpus, cpu_seconds: 0.0 };
+            home.state.put_instance(name, run);
+        } else {
+            Runtime::forget(&home.runtime_dir, uuid.as_str());
+        }
+        return Ok(None);
+    };
+    let mut runtime = runtime;
+    runtime.process = Some(process);
+    let mut monitor = Qmp::connect(&files.qmp()).await;
+    if monitor.is_err() {
+        monitor = Qmp::connect(&files.qmp_debug()).await;
+    }
+    let status = match &monitor {
+        Ok((qmp, _)) => qmp.run("query-status", json!({})).await.unwrap_or_default(),
+        Err(error) => {
+            tracing::error!(instance.name = %name, %error, "QEMU's monitor does not answer; the instance can only be killed");
+            Value::Null
+        }
+    };
+    let status = status.get("status").and_then(Value::as_str).unwrap_or("running");
+    if status == "prelaunch" && !runtime.paused {
+        // Its start was cut off: whoever asked for it has been told that it failed.
+        abandon(&runtime);
+        Runtime::forget(&home.runtime_dir, uuid.as_str());
+        return Ok(None);
+    }
+    let hub = match connect_console(&runtime.spec, &files, None, true).await {
+        Ok(hub) => hub,
+        Err(error) => {
+            tracing::warn!(instance.name = %name, %error, "can't take a serial console over");
+            None
+        }
+    };
+    let paused = status == "paused" || status == "prelaunch";
+    if let Err(error) = runtime.save(&home.runtime_dir) {
+        tracing::warn!(instance.name = %name, %error, "can't write a runtime file");
+    }
+    let guest = Guest::watch(home, runtime, process, monitor.ok(), hub, paused);
+    guest.map(Some).map_err(|error| failed(error.to_string()))
+}
+
+/// Kills a QEMU that nobody will know, and what it left.
+fn abandon(runtime: &Runtime) {
+    let pid = runtime.living().and_then(|ProcessId { pid, .. }| i32::try_from(pid).ok());
+    if let Some(pid) = pid.and_then(Pid::from_raw) {
+        // It may just have gone.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    for path in runtime.files().leftovers() {
+        // Whatever was made.
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// Connects the serial console to its owner; makes one when there is none yet.
+async fn connect_console(
+    spec: &InstanceSpec,
+    files: &Files,
+    hub: Option<Arc<Hub>>,
+    resume: bool,
+) -> std::io::Result<Option<Arc<Hub>>> {
+    if !spec.hv_flag("serial_console") {
+        return Ok(None);
+    }
+    let serial = UnixStream::connect(files.serial()).await?;
+    let hub = match hub {
+        Some(hub) => hub,
+        None => Arc::new(Hub::open(&files.console(), &files.console_log, resume)?),
+    };
+    hub.attach(serial).await;
+    Ok(Some(hub))
+}
+
+fn vnc_password(spec: &InstanceSpec) -> Result<Option<String>> {
+    let path = spec.hv("vnc_password_file");
+    if path.is_empty() || spec.hv("vnc_bind_address").is_empty() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(path)
+        .map_err(|error| failed(format!("Failed to open VNC password file {path}: {error}")))?;
+    Ok(Some(text.trim_end_matches('\n').to_owned()))
+}
+
+/// Binds a new QEMU's threads to processors, as `cpu_mask` says.
+async fn pin(spec: &InstanceSpec, pid: u32, qmp: &Qmp) -> Result<()> {
+    let masks = command_line::parse_cpu_mask(spec.hv("cpu_mask"))?;
+    let set_of = |cpus: &[usize]| {
+        let mut set = CpuSet::new();
+        cpus.iter().for_each(|cpu| set.set(*cpu));
+        set
+    };
+    let bind = |thread: u64, set: &CpuSet| {
+        let thread = i32::try_from(thread).ok().and_then(Pid::from_raw);
+        sched_setaffinity(thread, set).map_err(|error| {
+            let mask = spec.hv("cpu_mask");
+            failed(format!("Failed to apply cpu_mask '{mask}': {error}"))
+        })
+    };
+    match masks.as_slice() {
+        [None] => Ok(()),
+        [Some(cpus)] => {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+            for task in tasks.filter_map(|task| task.file_name().to_str()?.parse().ok()) {
+                bind(task, &set_of(cpus))?;
+            }
+            Ok(())
+        }
+        each => {
+            let cpus = qmp.run("query-cpus-fast", json!({})).await;
+            let cpus = cpus.map_err(|error| failed(error.to_string()))?;
+            let threads = cpus.as_array().into_iter().flatten();
+            for (thread, mask) in threads.filter_map(|cpu| cpu["thread-id"].as_u64()).zip(each) {
+                if let Some(mask) = mask {
+                    bind(thread, &set_of(mask))?;
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+fn make_private_dir(path: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// The directory of sockets: the one wanted, or a short one that follows from it, private to this user.
+fn socket_dir(places: &KvmPlaces) -> Result<PathBuf> {
+    let fail = |path: &Path, error: std::io::Error| {
+        failed(format!("can't make the run directory {}: {error}", path.display()))
+    };
+    let wanted = places.run_dir.join("sockets");
+    make_private_dir(&wanted).map_err(|error| fail(&wanted, error))?;
+    let wanted = wanted.canonicalize().map_err(|error| fail(&wanted, error))?;
+    if wanted.as_os_str().len() + SOCKET_NAME_MAX <= SOCKET_PATH_MAX {
+        return Ok(wanted);
+    }
+    let hash = fnv1a(wanted.as_os_str().as_encoded_bytes());
+    let user = rustix::process::getuid();
+    let short = match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
+        Some(dir) if dir.is_dir() && dir.as_os_str().len() < 40 => {
+            dir.join(format!("rapid-{hash:016x}"))
+        }
+        _ => PathBuf::from(format!("/tmp/rapid-{}-{hash:016x}", user.as_raw())),
+    };
+    make_private_dir(&short).map_err(|error| fail(&short, error))?;
+    // Anybody could have made it in /tmp.
+    let meta = fs::symlink_metadata(&short).map_err(|error| fail(&short, error))?;
+    use std::os::unix::fs::MetadataExt;
+    if !meta.is_dir() || meta.uid() != user.as_raw() || meta.mode() & 0o077 != 0 {
+        let text = format!("{} is not a private directory of this user", short.display());
+        return Err(failed(text));
+    }
+    Ok(short)
+}
+
+/// A short number for a path; it must be the same in every version of this program.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// QEMU's version, as it says itself.
+pub(crate) async fn version() -> String {
+    let Some(program) = find_qemu() else { return String::new() };
+    let said = Process::new(program, Duration::from_secs(10)).args(["--version"]).run().await;
+    let text = said.map(|said| said.stdout_text()).unwrap_or_default();
+    let mut words = text.split_whitespace().skip_while(|word| *word != "version");
+    words.nth(1).unwrap_or("").to_owned()
+}
+
+/// Fills in how much processor time each instance took, and what memory all have.
+pub(crate) fn sample(processes: &[(String, u32)], state: &StateCell) -> u64 {
+    let facts: Vec<_> = processes
+        .iter()
+        .filter_map(|(name, pid)| Some((name, host::process_facts(*pid)?)))
+        .collect();
+    let resident = facts.iter().map(|(_, facts)| facts.resident_mib).sum();
+    state.update(|state| {
+        for (name, facts) in &facts {
+            if let Some(run) = state.instances.get_mut(*name) {
+                run.cpu_seconds = facts.cpu_seconds;
+            }
+        }
+    });
+    resident
+}

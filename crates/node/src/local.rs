@@ -1,0 +1,568 @@
+//! This machine as a node: ties hypervisors, disks, operating systems and scripts together, and keeps the node's state
+//! fresh. What is not there yet is refused here with a sentence that names it, never left undone in silence.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use model::param::{Dict, Hypervisor, RebootType, StorageType};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::cell::StateCell;
+use crate::exports::{self, Exports};
+use crate::hypervisor::Backend;
+use crate::hypervisor::fake::Fake;
+use crate::hypervisor::kvm::{self, Kvm, KvmPlaces};
+use crate::os::{self, scripts::Scripts};
+use crate::spec::{DiskSpec, InstanceSpec};
+use crate::state::NodeState;
+use crate::storage::{self, Storage};
+use crate::{
+    Console, Device, DiskStatus, Feedback, HookPhase, HookResult, Hotplug, Node, NodeError, OsInfo,
+    OsParams, Result, StorageRow, hooks, host, iallocator,
+};
+
+/// How often memory, free space and processor times are looked at.
+const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+
+/// Where a local node keeps its things.
+#[derive(Clone, Debug)]
+pub struct LocalOptions {
+    /// The node's name.
+    pub name: String,
+    pub data_dir: PathBuf,
+    /// Sockets of running instances; where the path is too long for sockets, a short one is made elsewhere.
+    pub run_dir: PathBuf,
+    pub file_storage_dir: PathBuf,
+    pub shared_file_storage_dir: PathBuf,
+    pub os_search_path: Vec<PathBuf>,
+    pub iallocator_search_path: Vec<PathBuf>,
+    pub hooks_dir: PathBuf,
+    pub export_dir: PathBuf,
+    /// This program, for the command that attaches to a console.
+    pub rapid_binary: PathBuf,
+    /// What the cluster runs instances with.
+    pub hypervisors: Vec<Hypervisor>,
+}
+
+impl LocalOptions {
+    /// Everything below one data directory, beside the places where Ganeti looks for definitions and allocators.
+    pub fn new(name: &str, data_dir: &Path) -> Self {
+        let absolute = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+        let below = |name: &str| absolute.join(name);
+        let mut os_search_path = vec![below("os")];
+        let ganeti = [
+            "/srv/ganeti/os",
+            "/usr/local/lib/ganeti/os",
+            "/usr/lib/ganeti/os",
+            "/usr/share/ganeti/os",
+        ];
+        os_search_path.extend(ganeti.map(PathBuf::from));
+        let mut iallocator_search_path = vec![below("iallocators")];
+        let ganeti = ["/usr/local/lib/ganeti/iallocators", "/usr/lib/ganeti/iallocators"];
+        iallocator_search_path.extend(ganeti.map(PathBuf::from));
+        Self {
+            name: name.to_owned(),
+            run_dir: below("run"),
+            file_storage_dir: below("file-storage"),
+            shared_file_storage_dir: below("shared-file-storage"),
+            os_search_path,
+            iallocator_search_path,
+            hooks_dir: below("hooks"),
+            export_dir: below("export"),
+            rapid_binary: std::env::current_exe().unwrap_or_else(|_| "rapid".into()),
+            hypervisors: crate::hypervisor::detect(),
+            data_dir: absolute,
+        }
+    }
+
+    /// The directory that `rapid os install` puts definitions into.
+    pub fn os_dir(&self) -> PathBuf {
+        self.data_dir.join("os")
+    }
+}
+
+/// This machine.
+pub struct LocalNode {
+    options: LocalOptions,
+    state: Arc<StateCell>,
+    storage: Storage,
+    kvm: Arc<Kvm>,
+    fake: Fake,
+    exports: Exports,
+    sampler: JoinHandle<()>,
+}
+
+impl Drop for LocalNode {
+    fn drop(&mut self) {
+        // Instances run on; the next server takes them over.
+        self.sampler.abort();
+    }
+}
+
+fn failed(text: impl Into<String>) -> NodeError {
+    NodeError::Failed(text.into())
+}
+
+fn later(what: &str) -> NodeError {
+    NodeError::Unsupported(format!("{what} is not there yet on a real node"))
+}
+
+impl LocalNode {
+    /// Makes the node's directories, takes over what runs and begins to watch the machine.
+    pub async fn open(options: LocalOptions) -> Result<Self> {
+        fs::create_dir_all(&options.data_dir).map_err(|error| {
+            failed(format!("can't make the data directory {}: {error}", options.data_dir.display()))
+        })?;
+        let storage = Storage {
+            file_dir: options.file_storage_dir.clone(),
+            shared_file_dir: options.shared_file_storage_dir.clone(),
+        };
+        let state = Arc::new(StateCell::new(first_state(&storage)));
+        let places = KvmPlaces {
+            node_name: options.name.clone(),
+            data_dir: options.data_dir.clone(),
+            run_dir: options.run_dir.clone(),
+            rapid_binary: options.rapid_binary.clone(),
+            os_search_path: options.os_search_path.clone(),
+        };
+        let kvm = Arc::new(Kvm::open(places, state.clone()).await?);
+        let fake = Fake::open(&options.data_dir, state.clone());
+        let exports = Exports { dir: options.export_dir.clone() };
+        let (watched, cell, disks) = (kvm.clone(), state.clone(), storage.clone());
+        let sampler = tokio::spawn(async move {
+            let version = kvm::version().await;
+            cell.update(|state| state.hypervisor_version = version);
+            loop {
+                sample(&watched, &cell, &disks);
+                tokio::time::sleep(SAMPLE_EVERY).await;
+            }
+        });
+        Ok(Self { options, state, storage, kvm, fake, exports, sampler })
+    }
+
+    /// Which of the cluster's hypervisors cannot run here, each with what to do about it.
+    pub fn missing_hypervisors(&self) -> Vec<(Hypervisor, String)> {
+        let check = |hypervisor: &Hypervisor| match hypervisor {
+            Hypervisor::Fake => None,
+            Hypervisor::Kvm if kvm::find_qemu().is_some() => None,
+            Hypervisor::Kvm => {
+                Some("QEMU is not installed; on Debian: apt install qemu-system-x86".to_owned())
+            }
+            Hypervisor::Chroot | Hypervisor::Lxc | Hypervisor::XenHvm | Hypervisor::XenPvm => {
+                Some("this hypervisor is not there yet on a real node".to_owned())
+            }
+        };
+        let missing = |hypervisor: &Hypervisor| Some((*hypervisor, check(hypervisor)?));
+        self.options.hypervisors.iter().filter_map(missing).collect()
+    }
+
+    fn backend(&self, hypervisor: Hypervisor) -> Result<&dyn Backend> {
+        match hypervisor {
+            Hypervisor::Kvm => Ok(&*self.kvm),
+            Hypervisor::Fake => Ok(&self.fake),
+            Hypervisor::Chroot | Hypervisor::Lxc | Hypervisor::XenHvm | Hypervisor::XenPvm => {
+                Err(later(&format!("hypervisor {hypervisor}")))
+            }
+        }
+    }
+
+    fn disk_paths(&self, instance: &InstanceSpec) -> Result<Vec<PathBuf>> {
+        instance.disks.iter().map(|disk| self.storage.path(disk)).collect()
+    }
+
+    fn keep(&self, disk: &DiskSpec) -> PathBuf {
+        match disk.dev_type {
+            model::param::DiskTemplate::Sharedfile => self.storage.shared_file_dir.clone(),
+            _ => self.storage.file_dir.clone(),
+        }
+    }
+
+    /// The definition of an instance's operating system.
+    fn definition(&self, os: &str) -> Result<os::Definition> {
+        os::read(os::split_name(os).0, &self.options.os_search_path).map_err(failed)
+    }
+
+    fn os_log_dir(&self) -> PathBuf {
+        self.options.data_dir.join("log").join("os")
+    }
+
+    /// After something that changed memory or disks.
+    fn refresh(&self) {
+        sample(&self.kvm, &self.state, &self.storage);
+    }
+}
+
+fn first_state(storage: &Storage) -> NodeState {
+    let (memory, cpus) = (host::memory(), host::processors());
+    NodeState {
+        version: 1,
+        reachable: true,
+        boot_id: host::boot_id(),
+        memory_total_mib: memory.total_mib,
+        memory_host_mib: memory.total_mib.saturating_sub(memory.free_mib),
+        memory_free_mib: memory.free_mib,
+        cpu_total: cpus.total,
+        cpu_sockets: cpus.sockets,
+        cpu_nodes: cpus.numa_nodes,
+        cpu_host: 1,
+        storage: storage.units(),
+        instances: imbl::OrdMap::new(),
+        hypervisor_version: String::new(),
+    }
+}
+
+fn sample(kvm: &Kvm, cell: &StateCell, storage: &Storage) {
+    let guests_mib = kvm::sample(&kvm.processes(), cell);
+    let (memory, units) = (host::memory(), storage.units());
+    cell.update(|state| {
+        state.memory_total_mib = memory.total_mib;
+        state.memory_free_mib = memory.free_mib;
+        let used = memory.total_mib.saturating_sub(memory.free_mib);
+        state.memory_host_mib = used.saturating_sub(guests_mib);
+        state.storage = units;
+    });
+}
+
+#[async_trait]
+impl Node for LocalNode {
+    fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    fn state(&self) -> Arc<NodeState> {
+        self.state.get()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.state.changes()
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn hypervisors(&self) -> Vec<Hypervisor> {
+        crate::hypervisor::detect()
+    }
+
+    async fn create_disk(&self, _instance: &InstanceSpec, disk: &DiskSpec) -> Result<()> {
+        storage::create(self.storage.path(disk)?, disk.size_mib).await?;
+        self.refresh();
+        Ok(())
+    }
+
+    async fn remove_disk(&self, _instance: &InstanceSpec, disk: &DiskSpec) -> Result<()> {
+        storage::remove(self.storage.path(disk)?, self.keep(disk)).await?;
+        self.refresh();
+        Ok(())
+    }
+
+    async fn assemble_disk(
+        &self,
+        _instance: &InstanceSpec,
+        disk: &DiskSpec,
+        _primary: bool,
+    ) -> Result<Option<String>> {
+        let path = self.storage.path(disk)?;
+        match storage::size_mib(&path)? {
+            Some(_) => Ok(Some(path.display().to_string())),
+            None => Err(failed(format!("{}: No such file", path.display()))),
+        }
+    }
+
+    async fn shutdown_disk(&self, _instance: &InstanceSpec, disk: &DiskSpec) -> Result<()> {
+        // A file is never up.
+        self.storage.path(disk).map(drop)
+    }
+
+    async fn grow_disk(
+        &self,
+        instance: &InstanceSpec,
+        disk: &DiskSpec,
+        amount_mib: u64,
+        dry_run: bool,
+    ) -> Result<()> {
+        let path = self.storage.path(disk)?;
+        let Some(size_mib) = storage::size_mib(&path)? else {
+            return Err(failed(format!("{}: No such file", path.display())));
+        };
+        if dry_run {
+            return Ok(());
+        }
+        // A running guest is told, and QEMU makes the file longer itself.
+        let bytes = (size_mib + amount_mib) << 20;
+        if !self.kvm.grow_disk(&instance.name, disk, bytes).await? {
+            storage::grow(path, amount_mib).await?;
+        }
+        self.refresh();
+        Ok(())
+    }
+
+    async fn wipe_disk(
+        &self,
+        _instance: &InstanceSpec,
+        disk: &DiskSpec,
+        offset_mib: u64,
+        size_mib: u64,
+    ) -> Result<()> {
+        storage::wipe(self.storage.path(disk)?, offset_mib, size_mib).await
+    }
+
+    async fn copy_disk(
+        &self,
+        _instance: &InstanceSpec,
+        from: &DiskSpec,
+        to: &DiskSpec,
+    ) -> Result<()> {
+        storage::copy(self.storage.path(from)?, self.storage.path(to)?).await
+    }
+
+    async fn rename_disk(&self, from: &DiskSpec, to: &DiskSpec) -> Result<()> {
+        storage::rename(self.storage.path(from)?, self.storage.path(to)?, self.keep(from)).await
+    }
+
+    async fn disk_status(&self, disk: &DiskSpec) -> Result<Option<DiskStatus>> {
+        let path = self.storage.path(disk)?;
+        let there = storage::size_mib(&path)?.is_some();
+        Ok(there.then(|| DiskStatus {
+            dev_path: Some(path.display().to_string()),
+            major: None,
+            minor: None,
+            sync_percent: None,
+            estimated_time: None,
+            is_degraded: false,
+            ldisk_status: 1,
+        }))
+    }
+
+    async fn disk_size(&self, disk: &DiskSpec) -> Result<Option<u64>> {
+        storage::size_mib(&self.storage.path(disk)?)
+    }
+
+    async fn connect_disk(&self, _disk: &DiskSpec, _multi_primary: bool) -> Result<()> {
+        Err(later("disk replication"))
+    }
+
+    async fn disconnect_disk(&self, _disk: &DiskSpec) -> Result<()> {
+        Err(later("disk replication"))
+    }
+
+    async fn start_instance(&self, instance: &InstanceSpec, paused: bool) -> Result<()> {
+        let disks = self.disk_paths(instance)?;
+        self.backend(instance.hypervisor)?.start(instance, &disks, paused).await?;
+        self.refresh();
+        Ok(())
+    }
+
+    async fn stop_instance(
+        &self,
+        instance: &InstanceSpec,
+        timeout: Duration,
+        reason: &str,
+    ) -> Result<()> {
+        tracing::info!(instance.name = %instance.name, reason, "stopping instance {}", instance.name);
+        self.backend(instance.hypervisor)?.stop(instance, timeout).await?;
+        self.refresh();
+        Ok(())
+    }
+
+    async fn reboot_instance(
+        &self,
+        instance: &InstanceSpec,
+        how: RebootType,
+        timeout: Duration,
+    ) -> Result<()> {
+        let disks = self.disk_paths(instance)?;
+        self.backend(instance.hypervisor)?.reboot(instance, &disks, how, timeout).await
+    }
+
+    async fn balloon_instance(&self, instance: &InstanceSpec, memory_mib: u64) -> Result<()> {
+        self.backend(instance.hypervisor)?.balloon(instance, memory_mib).await
+    }
+
+    async fn accept_instance(&self, _instance: &InstanceSpec) -> Result<()> {
+        Err(later("migration"))
+    }
+
+    async fn migrate_instance(
+        &self,
+        _instance: &InstanceSpec,
+        _target: &str,
+        _live: bool,
+    ) -> Result<()> {
+        Err(later("migration"))
+    }
+
+    async fn finalize_migration(
+        &self,
+        _instance: &InstanceSpec,
+        _source: bool,
+        _success: bool,
+    ) -> Result<()> {
+        Err(later("migration"))
+    }
+
+    async fn hotplug(
+        &self,
+        _instance: &InstanceSpec,
+        _action: Hotplug,
+        _device: &Device,
+        _index: usize,
+    ) -> Result<()> {
+        Err(later("changing devices of a running instance"))
+    }
+
+    async fn can_hotplug(&self, _instance: &InstanceSpec) -> Result<()> {
+        Err(later("changing devices of a running instance"))
+    }
+
+    fn console(&self, instance: &InstanceSpec) -> Console {
+        match self.backend(instance.hypervisor) {
+            Ok(backend) => backend.console(instance),
+            Err(error) => Console::Message(error.to_string()),
+        }
+    }
+
+    async fn validate_hvparams(&self, hypervisor: Hypervisor, hvparams: &Dict) -> Result<()> {
+        self.backend(hypervisor)?.validate(hvparams).await
+    }
+
+    async fn list_os(&self) -> Result<Vec<OsInfo>> {
+        Ok(os::list(&self.options.os_search_path))
+    }
+
+    async fn validate_os(&self, os: &str, params: &Dict, force_variant: bool) -> Result<()> {
+        let definition = self.definition(os)?;
+        os::scripts::validate(&definition, os, params, force_variant).await
+    }
+
+    async fn create_os(
+        &self,
+        instance: &InstanceSpec,
+        reinstall: bool,
+        params: &OsParams,
+        out: Feedback,
+    ) -> Result<()> {
+        let definition = self.definition(&instance.os)?;
+        if definition.untrusted || !definition.has_create {
+            return Err(later(&format!(
+                "OS '{}' has a create_untrusted script; running it in a helper instance",
+                definition.name
+            )));
+        }
+        let (disks, log_dir) = (self.disk_paths(instance)?, self.os_log_dir());
+        let scripts =
+            Scripts { os: &definition, spec: instance, params, disks: &disks, log_dir: &log_dir };
+        scripts.create(reinstall, out).await
+    }
+
+    async fn rename_os(
+        &self,
+        instance: &InstanceSpec,
+        old_name: &str,
+        params: &OsParams,
+        out: Feedback,
+    ) -> Result<()> {
+        let definition = self.definition(&instance.os)?;
+        let (disks, log_dir) = (self.disk_paths(instance)?, self.os_log_dir());
+        let scripts =
+            Scripts { os: &definition, spec: instance, params, disks: &disks, log_dir: &log_dir };
+        scripts.rename(old_name, out).await
+    }
+
+    async fn export_disk(
+        &self,
+        instance: &InstanceSpec,
+        index: usize,
+        target: &str,
+        compress: &str,
+        params: &OsParams,
+        out: Feedback,
+    ) -> Result<()> {
+        let definition = self.definition(&instance.os)?;
+        let (disks, log_dir) = (self.disk_paths(instance)?, self.os_log_dir());
+        let scripts =
+            Scripts { os: &definition, spec: instance, params, disks: &disks, log_dir: &log_dir };
+        let dump = exports::dump_name(instance, index);
+        let file = self.exports.new_dump(target, &dump)?;
+        scripts.export(index, file, compress, out).await
+    }
+
+    async fn finalize_export(
+        &self,
+        _instance: &InstanceSpec,
+        target: &str,
+        config: &str,
+    ) -> Result<()> {
+        self.exports.finalize(target, config)
+    }
+
+    async fn list_exports(&self) -> Result<Vec<String>> {
+        Ok(self.exports.list())
+    }
+
+    async fn export_info(&self, path: &str) -> Result<String> {
+        self.exports.info(path)
+    }
+
+    async fn remove_export(&self, name: &str) -> Result<()> {
+        self.exports.remove(name)
+    }
+
+    async fn import_disk(
+        &self,
+        instance: &InstanceSpec,
+        index: usize,
+        source: &str,
+        compress: &str,
+        params: &OsParams,
+        out: Feedback,
+    ) -> Result<()> {
+        let definition = self.definition(&instance.os)?;
+        let (disks, log_dir) = (self.disk_paths(instance)?, self.os_log_dir());
+        let scripts =
+            Scripts { os: &definition, spec: instance, params, disks: &disks, log_dir: &log_dir };
+        let file = self.exports.open_dump(source)?;
+        scripts.import(index, file, compress, out).await
+    }
+
+    async fn storage_list(&self, kind: StorageType, names: &[String]) -> Result<Vec<StorageRow>> {
+        self.storage.rows(kind, names)
+    }
+
+    async fn storage_modify(&self, kind: StorageType, _name: &str, _changes: &Dict) -> Result<()> {
+        Err(later(&format!("changing storage units of type '{kind}'")))
+    }
+
+    async fn storage_repair(&self, kind: StorageType, _name: &str) -> Result<()> {
+        Err(later(&format!("repairing storage units of type '{kind}'")))
+    }
+
+    async fn run_hooks(
+        &self,
+        path: &str,
+        phase: HookPhase,
+        env: &BTreeMap<String, String>,
+    ) -> Result<Vec<HookResult>> {
+        Ok(hooks::run(&self.options.hooks_dir, path, phase, env).await)
+    }
+
+    async fn powercycle(&self, _hypervisor: Hypervisor) -> Result<String> {
+        Err(later("rebooting the machine that the server itself runs on"))
+    }
+
+    async fn run_iallocator(
+        &self,
+        name: &str,
+        options: &[String],
+        request: &Value,
+    ) -> Result<String> {
+        iallocator::run(&self.options.iallocator_search_path, name, options, request).await
+    }
+}

@@ -1,0 +1,207 @@
+//! A real guest, from packages to power-down: `tiny` is built, an instance is made, booted under QEMU, spoken to on its
+//! console, taken over by a second node, rebooted, exported and stopped.
+//!
+//! It needs QEMU, e2fsprogs and Debian's packages; `cargo xtask test` installs them, and what is missing is a failure.
+#![expect(clippy::panic, clippy::unwrap_used, reason = "it is a test")]
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use model::param::{Hypervisor, RebootType};
+use node::{
+    Console, Feedback, InstanceSpec, LocalNode, LocalOptions, Node, OsParams, RunState, console,
+    tiny,
+};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+/// No step of a guest takes longer than this, on a slow and busy machine.
+const STEP: Duration = Duration::from_secs(120);
+
+fn spec(options: &LocalOptions, name: &str, uuid: &str) -> InstanceSpec {
+    let mut hvparams = json!({
+        "acpi": true, "boot_order": "disk", "disk_type": "paravirtual", "nic_type": "paravirtual",
+        "disk_cache": "default", "serial_console": true, "serial_speed": 38400, "kvm_path": "/usr/bin/kvm",
+        "cpu_mask": "all", "security_model": "none", "kvm_flag": "disabled",
+    });
+    hvparams.as_object_mut().unwrap().extend(tiny::hvparams(&options.os_dir()));
+    let path = options.file_storage_dir.join(name).join("disk0");
+    serde_json::from_value(json!({
+        "name": name, "uuid": uuid, "ctime": 0.0, "mtime": 0.0, "tags": [], "primary_node": "here",
+        "secondary_nodes": [], "os": "tiny", "hypervisor": "kvm", "hvparams": hvparams,
+        "beparams": {"vcpus": 1, "minmem": 128, "maxmem": 128}, "osparams": {},
+        "nics": [{"uuid": "3f0c5b1e-0000-4000-8000-000000000001", "name": null, "mac": "aa:00:00:00:00:01",
+                  "ip": null, "mode": "user", "link": "", "vlan": "", "network": null}],
+        "disks": [{"uuid": "7d1a2b3c-0000-4000-8000-000000000001", "name": null, "iv_name": "disk/0",
+                   "dev_type": "file", "logical_id": ["loop", path], "size_mib": 64, "mode": "rw",
+                   "spindles": null, "nodes": ["here"], "params": {}, "children": []}],
+        "network_port": null,
+    }))
+    .unwrap()
+}
+
+/// A viewer of the console.
+struct Viewer {
+    stream: UnixStream,
+    seen: String,
+}
+
+impl Viewer {
+    async fn connect(data_dir: &Path, name: &str) -> Self {
+        let socket = console::find(data_dir, name).expect("a running instance has a console");
+        Self { stream: UnixStream::connect(socket).await.unwrap(), seen: String::new() }
+    }
+
+    /// Reads until a text has come, and forgets what came before its end.
+    async fn wait(&mut self, text: &str) {
+        let mut chunk = [0; 4096];
+        let begun = Instant::now();
+        loop {
+            if let Some(at) = self.seen.find(text) {
+                self.seen.drain(..at + text.len());
+                return;
+            }
+            let left = STEP.saturating_sub(begun.elapsed());
+            let read = tokio::time::timeout(left, self.stream.read(&mut chunk)).await;
+            match read {
+                Ok(Ok(count @ 1..)) => {
+                    self.seen.push_str(&String::from_utf8_lossy(&chunk[..count]))
+                }
+                Ok(end) => panic!("the console ended ({end:?}) before {text:?}: {}", self.seen),
+                Err(_) => panic!("{text:?} did not come in {STEP:?}: {}", self.seen),
+            }
+        }
+    }
+
+    async fn line(&mut self, text: &str) {
+        self.stream.write_all(format!("{text}\r").as_bytes()).await.unwrap();
+    }
+}
+
+fn run_state(node: &LocalNode, name: &str) -> Option<RunState> {
+    node.state().instances.get(name).map(|run| run.state)
+}
+
+#[tokio::test]
+async fn a_real_guest_lives() {
+    assert_eq!(
+        node::detect(),
+        [Hypervisor::Kvm],
+        "QEMU is missing: apt-get install --no-install-recommends qemu-system-x86 e2fsprogs"
+    );
+    let root = tempfile::tempdir().unwrap();
+    let options = LocalOptions::new("here", root.path());
+    let said: Arc<Mutex<Vec<String>>> = Arc::default();
+    let sink = said.clone();
+    let out: Feedback = Arc::new(move |line| sink.lock().unwrap().push(line.to_owned()));
+    tiny::install(&options.os_dir(), out.clone()).await.unwrap();
+
+    let node = LocalNode::open(options.clone()).await.unwrap();
+    let os = node.list_os().await.unwrap();
+    let found = os.iter().find(|os| os.name == "tiny").unwrap();
+    assert!(found.valid, "{}", found.diagnose);
+    let web = spec(&options, "web.example.com", "5b6c7d8e-0000-4000-8000-000000000001");
+    node.validate_hvparams(Hypervisor::Kvm, &web.hvparams).await.unwrap();
+    node.create_disk(&web, &web.disks[0]).await.unwrap();
+    let mut params = OsParams::default();
+    params.values.insert("greeting".into(), json!("Hello from tiny"));
+    node.validate_os("tiny", &params.values, false).await.unwrap();
+    node.create_os(&web, false, &params, out.clone()).await.unwrap();
+    assert!(said.lock().unwrap().iter().any(|line| line.starts_with("tiny: installed")));
+
+    // It boots, tells its name and address, and answers.
+    node.start_instance(&web, false).await.unwrap();
+    node.start_instance(&web, false).await.unwrap();
+    assert_eq!(run_state(&node, "web.example.com"), Some(RunState::Running));
+    let Console::Ssh { command, .. } = node.console(&web) else { panic!("no serial console") };
+    assert_eq!(command[1..3], ["console", "--data-dir"]);
+    let mut viewer = Viewer::connect(&options.data_dir, "web.example.com").await;
+    viewer.wait("Hello from tiny").await;
+    viewer.wait("GUEST-UP web.example.com address=10.0.2.15").await;
+    viewer.wait("# ").await;
+    viewer.line("echo sum=$((40 + 2))").await;
+    viewer.wait("sum=42").await;
+    viewer.line("echo kept > /root/kept; sync; echo is-$((1 + 1))").await;
+    viewer.wait("is-2").await;
+
+    // The server goes, the guest stays: another finds it, with what the console showed before.
+    let pid = std::fs::read_dir(root.path().join("run/instances")).unwrap().count();
+    assert_eq!(pid, 1);
+    drop((node, viewer));
+    let begun = Instant::now();
+    let node = LocalNode::open(options.clone()).await.unwrap();
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "taking over took {took:?}");
+    assert_eq!(run_state(&node, "web.example.com"), Some(RunState::Running));
+    let mut viewer = Viewer::connect(&options.data_dir, "web.example.com").await;
+    viewer.wait("sum=42").await;
+    viewer.line("echo still-$((2 + 3))").await;
+    viewer.wait("still-5").await;
+
+    // A reboot keeps the viewer and the disk.
+    node.reboot_instance(&web, RebootType::Hard, STEP).await.unwrap();
+    viewer.wait("GUEST-DOWN web.example.com").await;
+    viewer.wait("GUEST-UP web.example.com").await;
+    viewer.line("cat /root/kept").await;
+    viewer.wait("kept").await;
+    assert_eq!(run_state(&node, "web.example.com"), Some(RunState::Running));
+
+    // Its disk grows while it runs.
+    node.grow_disk(&web, &web.disks[0], 32, false).await.unwrap();
+    assert_eq!(node.disk_size(&web.disks[0]).await.unwrap(), Some(96));
+    viewer.line("echo sectors=$(cat /sys/class/block/vda/size)").await;
+    viewer.wait("sectors=196608").await;
+
+    // It powers down when asked; nothing is left behind.
+    let begun = Instant::now();
+    node.stop_instance(&web, STEP, "test").await.unwrap();
+    assert!(begun.elapsed() < STEP, "it obeyed");
+    viewer.wait("GUEST-DOWN web.example.com").await;
+    assert_eq!(run_state(&node, "web.example.com"), None);
+    assert!(console::find(&options.data_dir, "web.example.com").is_none());
+    assert_eq!(std::fs::read_dir(root.path().join("run/instances")).unwrap().count(), 0);
+    node.stop_instance(&web, STEP, "test").await.unwrap();
+
+    // Another name, a dump and its way back.
+    let mail = spec(&options, "mail.example.com", "5b6c7d8e-0000-4000-8000-000000000001");
+    node.rename_disk(&web.disks[0], &mail.disks[0]).await.unwrap();
+    node.rename_os(&mail, "web.example.com", &params, out.clone()).await.unwrap();
+    node.export_disk(&mail, 0, "mail.example.com", "gzip-fast", &params, out.clone())
+        .await
+        .unwrap();
+    node.finalize_export(&mail, "mail.example.com", "[export]\n[instance]\n").await.unwrap();
+    node.remove_disk(&mail, &mail.disks[0]).await.unwrap();
+    let mut fresh = mail.clone();
+    fresh.disks[0].size_mib = 96;
+    node.create_disk(&fresh, &fresh.disks[0]).await.unwrap();
+    let dump = options.export_dir.join("mail.example.com").join(mail.disks[0].uuid.as_str());
+    let dump = dump.display().to_string();
+    node.import_disk(&fresh, 0, &dump, "gzip-fast", &params, out).await.unwrap();
+
+    // The guest that came back boots under its new name, ends itself, and is found ended. A stop by force works on it too.
+    fresh.hvparams.insert("user_shutdown".into(), json!(true));
+    node.start_instance(&fresh, false).await.unwrap();
+    let mut viewer = Viewer::connect(&options.data_dir, "mail.example.com").await;
+    viewer.wait("GUEST-UP mail.example.com").await;
+    let mut changes = node.changes();
+    viewer.line("poweroff").await;
+    let ended = async {
+        while run_state(&node, "mail.example.com") != Some(RunState::Shutdown) {
+            changes.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(STEP, ended).await.unwrap();
+    node.start_instance(&fresh, false).await.unwrap();
+    let begun = Instant::now();
+    node.stop_instance(&fresh, Duration::ZERO, "test").await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert_eq!(run_state(&node, "mail.example.com"), None);
+
+    // A bridge is not there yet, and that is said.
+    fresh.nics[0].mode = "bridged".into();
+    let error = node.start_instance(&fresh, false).await.unwrap_err().to_string();
+    assert!(error.contains("mode 'bridged'"), "{error}");
+    node.remove_disk(&fresh, &fresh.disks[0]).await.unwrap();
+}

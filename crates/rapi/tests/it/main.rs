@@ -1,0 +1,8 @@
+//! The remote API against an engine that only remembers, and against what Ganeti's own daemon was seen to do.
+
+mod fake;
+mod refused;
+mod replies;
+mod submitted;
+mod table;
+mod wild;
