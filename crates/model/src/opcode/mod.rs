@@ -439,6 +439,20 @@ impl Common {
     }
 }
 
+/// Hides what the creations inside an opcode hold and `audience` may not see.
+fn hide_in_creations(dict: &mut Dict, audience: Audience) {
+    let instances = dict.get_mut("instances").and_then(Value::as_array_mut);
+    let creations = instances.into_iter().flatten().filter_map(Value::as_object_mut);
+    for creation in creations {
+        for param in InstanceCreate::DEF.params.iter().filter(|param| !audience.sees(param.hidden))
+        {
+            if let Some(value) = creation.get_mut(param.name) {
+                *value = Value::Null;
+            }
+        }
+    }
+}
+
 /// An opcode as it is submitted: its own parameters and the common ones.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Op {
@@ -473,6 +487,9 @@ impl Op {
         let mut dict = Dict::new();
         dict.insert("OP_ID".to_owned(), json!(id.as_str()));
         dict.extend(self.code.write_own(audience));
+        if id == OpId::InstanceMultiAlloc {
+            hide_in_creations(&mut dict, audience);
+        }
         if compat != Compat::V30 {
             for (_, name) in ONLY_30.iter().filter(|(op, _)| *op == id) {
                 dict.shift_remove(*name);
@@ -573,6 +590,21 @@ mod tests {
         let shown = |audience| {
             let wire = op.to_wire(audience, Compat::V31);
             (wire["osparams_private"].is_object(), wire["osparams_secret"].is_object())
+        };
+        assert_eq!(shown(Audience::Engine), (true, true));
+        assert_eq!(shown(Audience::Store), (true, false));
+        assert_eq!(shown(Audience::Client), (false, false));
+    }
+
+    #[test]
+    fn secrets_of_several_creations_stay_where_they_may() {
+        let instance = json!({"instance_name": "a", "osparams_private": {"p": "1"}, "osparams_secret": {"s": "2"}});
+        let op =
+            OpId::InstanceMultiAlloc.read(&dict(json!({"instances": [instance]})), Compat::V31);
+        let op = op.unwrap();
+        let shown = |audience| {
+            let instance = op.to_wire(audience, Compat::V31)["instances"][0].clone();
+            (instance["osparams_private"].is_object(), instance["osparams_secret"].is_object())
         };
         assert_eq!(shown(Audience::Engine), (true, true));
         assert_eq!(shown(Audience::Store), (true, false));

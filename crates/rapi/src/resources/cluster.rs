@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 
 use model::compat::Compat;
 use model::engine::Engine;
@@ -119,12 +120,34 @@ pub(crate) fn os<'a>(engine: &'a Arc<dyn Engine>, _: &'a Input) -> Answering<'a>
         let output_fields = ["name", "variants"].into_iter().filter_map(NonEmpty::new).collect();
         let op = Op::from(OsDiagnose { output_fields, names: Vec::new() });
         let id = submit(engine, vec![op]).await?;
-        let results = job_results(engine, id).await?;
+        let mut asker = Asker { engine, id, waits: true };
+        let results = job_results(engine, id).await;
+        asker.waits = false;
+        let results = results?;
         let Some(Value::Array(rows)) = results.first() else {
             return Err(HttpError::new(502, "Can't get OS list"));
         };
         Ok(Reply::Json(rows.iter().flat_map(os_names).collect()))
     })
+}
+
+/// A client that waits for a job.
+struct Asker<'a> {
+    engine: &'a Arc<dyn Engine>,
+    id: JobId,
+    waits: bool,
+}
+
+/// Ganeti: when the client goes away, nobody wants the job any more (3.0.2, `rapi/rlib2.py`).
+impl Drop for Asker<'_> {
+    fn drop(&mut self) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        if self.waits {
+            let (engine, id) = (self.engine.clone(), self.id);
+            // Nobody is left to hear whether it worked; the cancellation itself is short.
+            runtime.spawn(async move { drop(engine.cancel_job(id).await) });
+        }
+    }
 }
 
 /// The names under which one operating system, `[name, [variant, …]]`, can be installed.

@@ -48,7 +48,7 @@ fn job_id(input: &Input, refused: impl Fn(&str, &str) -> HttpError) -> Result<Jo
     }
 }
 
-fn unreadable(text: String) -> HttpError {
+fn unreadable(text: &str) -> HttpError {
     HttpError::new(502, format!("Failed to parse request: {text}"))
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn list<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answeri
 pub(crate) fn show<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answering<'a> {
     Box::pin(async move {
         let id = job_id(input, |id, why| {
-            unreadable(format!("Cannot convert value '[\"{id}\"]', error: {why}"))
+            unreadable(&format!("Cannot convert value '[\"{id}\"]', error: {why}"))
         })?;
         let rows = engine.query_jobs(Some(&[id]), FIELDS).await?;
         json(match rows.into_iter().next().flatten() {
@@ -94,7 +94,7 @@ pub(crate) fn cancel<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answe
     Box::pin(async move {
         let id = job_id(input, |id, why| {
             let call = format!("Cannot convert value '[{id}, false]', error:");
-            unreadable(format!("{call} {why}; {call} Unable to read 1 tuple"))
+            unreadable(&format!("{call} {why}; {call} Unable to read 1 tuple"))
         })?;
         let (done, text) = engine.cancel_job(id).await?;
         json(json!([done, text]))
@@ -105,12 +105,13 @@ pub(crate) fn cancel<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answe
 pub(crate) fn wait<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answering<'a> {
     Box::pin(async move {
         let asked = Asked::read(fill::body(input))?;
-        let id =
-            job_id(input, |_, why| unreadable(format!("Parsing WaitForJobChange message: {why}")))?;
+        let id = job_id(input, |_, why| {
+            unreadable(&format!("Parsing WaitForJobChange message: {why}"))
+        })?;
         let fields = asked.fields.iter().map(|field| field.as_str().map(str::to_owned));
         let Some(fields) = fields.collect::<Option<Vec<String>>>() else {
             let text = "Parsing WaitForJobChange message: Unable to read String";
-            return Err(unreadable(text.to_owned()));
+            return Err(unreadable(text));
         };
         let previous = asked.previous.map(Vec::as_slice);
         let change = engine.wait_for_job_change(id, &fields, previous, asked.serial, WAIT).await?;

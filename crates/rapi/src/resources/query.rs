@@ -48,8 +48,8 @@ pub(crate) fn put<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answerin
         let Value::Object(params) = body else {
             return Err(fill::wrong_type("Body contents", body, "dict"));
         };
-        let filter = ["qfilter", "filter"].iter().filter_map(|name| params.get(*name));
-        let filter = filter.filter(|filter| !filter.is_null()).next().unwrap_or(&Value::Null);
+        let mut filters = ["qfilter", "filter"].iter().filter_map(|name| params.get(*name));
+        let filter = filters.find(|filter| !filter.is_null()).unwrap_or(&Value::Null);
         let fields = match params.get("fields") {
             None => required(input)?,
             Some(given) => field_names(given)

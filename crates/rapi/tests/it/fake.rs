@@ -253,5 +253,5 @@ fn decode(text: &str) -> String {
             other => bytes.push(*other),
         }
     }
-    String::from_utf8(bytes).unwrap()
+    String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -1,5 +1,7 @@
 //! What the routes that submit nothing ask the engine, and what they make of its answers.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "this is a test")]
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -15,7 +17,10 @@ use rapi::input::Method::{Delete, Get, Post, Put};
 use crate::fake::{Asked, FakeEngine, NOW, ask};
 
 fn dict(value: Value) -> Dict {
-    value.as_object().unwrap().clone()
+    match value {
+        Value::Object(dict) => dict,
+        other => panic!("{other} is no object"),
+    }
 }
 
 fn fake() -> FakeEngine {
