@@ -131,13 +131,14 @@ mod tests {
     use transcript::recording::{self, Exchange};
     use transcript::scenario::{Action, Ask};
 
-    /// What no scenario can show succeeding on the recorded cluster: it has no LVM and no DRBD, and no node may lose
-    /// its power.
+    /// What no scenario can show succeeding on the recorded cluster: it has no LVM and no DRBD, its nodes share one
+    /// directory for files, and none may lose its power.
     const NEVER_SUCCEED: &[&str] = &[
         "/2/nodes/{node_name}/powercycle",
         "/2/nodes/{node_name}/storage/modify",
         "/2/nodes/{node_name}/storage/repair",
         "/2/instances/{instance_name}/replace-disks",
+        "/2/instances/{instance_name}/recreate-disks",
     ];
 
     fn asks(ask: &Ask, route: &Route) -> bool {

@@ -29,7 +29,7 @@ const FIGURES: &[&str] = &[
 /// Keys whose numbers are ports that the cluster hands out.
 const PORTS: &[&str] = &["network_port", "port", "display"];
 /// Keys whose lists are sets.
-const SETS: &[&str] = &["tags", "node_list", "instance_tags", "pinst_list"];
+const SETS: &[&str] = &["tags", "disk-templates", "node_list", "instance_tags", "pinst_list"];
 /// Objects that are there before a scenario starts: their serial numbers tell of an earlier life.
 const RESIDENTS: &[&str] = &["default", "cluster.gnt.example"];
 
@@ -42,6 +42,11 @@ static JOB: LazyLock<Regex> = LazyLock::new(|| regex(r"\b([Jj]ob[ =-]|/jobs/)(\d
 static CLOCK: LazyLock<Regex> =
     LazyLock::new(|| regex(r"\d{4}-\d{2}-\d{2}[ T_]\d{2}[:_]\d{2}[:_]\d{2}(?:[.,]\d+)?"));
 static SECONDS: LazyLock<Regex> = LazyLock::new(|| regex(r"\b\d+\.\d+ ?(s|sec|seconds)\b"));
+/// Ganeti prints whole objects in some messages, with their times and serial numbers.
+static PRINTED_TIME: LazyLock<Regex> = LazyLock::new(|| regex(r"\b1[67]\d{8}(?:\.\d+)?\b"));
+static PRINTED_SERIAL: LazyLock<Regex> = LazyLock::new(|| regex(r"'serial_no': \d+"));
+/// And sets in no order.
+static ONE_OF: LazyLock<Regex> = LazyLock::new(|| regex(r"one of: ((?:[\w-]+, )+[\w-]+)"));
 static NODE: LazyLock<Regex> = LazyLock::new(|| regex(r"node[0-9]\.gnt\.example"));
 
 fn regex(pattern: &str) -> Regex {
@@ -246,6 +251,13 @@ impl Masker<'_> {
         });
         let text = CLOCK.replace_all(&text, "<time>");
         let text = SECONDS.replace_all(&text, "<seconds> $1");
+        let text = PRINTED_TIME.replace_all(&text, "<time>");
+        let text = PRINTED_SERIAL.replace_all(&text, "'serial_no': <serial>");
+        let text = ONE_OF.replace_all(&text, |found: &Captures<'_>| {
+            let mut words: Vec<&str> = found[1].split(", ").collect();
+            words.sort_unstable();
+            format!("one of: {}", words.join(", "))
+        });
         if self.any_node {
             return NODE.replace_all(&text, "<node>").into_owned();
         }

@@ -16,7 +16,13 @@ fn each_scenario_is_recorded() {
         let recorded = recording::load(&file).unwrap();
         let steps: Vec<_> = section.steps.iter().map(|step| step.name.as_str()).collect();
         let exchanges: Vec<_> = recorded.exchanges.iter().map(|each| each.step.as_str()).collect();
-        assert_eq!(exchanges, steps, "{}: record it again", section.name);
+        let other = steps.iter().zip(&exchanges).find(|(step, exchange)| step != exchange);
+        assert_eq!(
+            (other, exchanges.len()),
+            (None, steps.len()),
+            "{}: record it again",
+            section.name
+        );
         assert!(recorded.header.daemon.contains("3.0.2"), "{}", section.name);
         assert!(
             recorded.exchanges.iter().all(|each| each.status > 0),
