@@ -10,4 +10,5 @@ pub mod names;
 pub(crate) mod nodes;
 pub(crate) mod pool;
 pub(crate) mod query;
+pub(crate) mod secret;
 pub(crate) mod spec;

@@ -3,6 +3,7 @@
 //! A unit says which locks it wants (a pure function of the configuration, asked again once they are held), checks whether it
 //! can do its work (which gives a plan), and does it. What the checks learned travels in the plan, never in the unit.
 
+pub(crate) mod backup;
 pub(crate) mod cx;
 pub(crate) mod expand;
 pub(crate) mod group;
@@ -130,12 +131,6 @@ unsupported! {
     InstanceReinstall,
     InstanceRename,
     InstanceReplaceDisks,
-}
-
-unsupported! {
-    BackupExport,
-    BackupPrepare,
-    BackupRemove,
 }
 
 unsupported! {

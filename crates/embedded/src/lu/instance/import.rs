@@ -3,6 +3,7 @@
 //! is in cluster.md §11 of the specification).
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use model::config::{Config, Instance, Nic};
@@ -13,10 +14,11 @@ use model::param::{
     CreateMode, Dict, DiskSpec, DiskTemplate, Hypervisor, NicSpec, NonEmpty, Private,
 };
 use node::OsParams;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{checks, disks, spec_of};
 use crate::lu::{Cx, expand};
+use crate::secret;
 
 /// The version of exports that is written and read.
 pub(crate) const EXPORT_VERSION: &str = "0";
@@ -282,13 +284,21 @@ impl Source {
 }
 
 /// What an import from another cluster is refused for before anything is looked at.
-pub(crate) fn check_remote(_cx: &Cx, op: &InstanceCreate) -> Result<()> {
-    if op.source_handshake.as_deref().is_none_or(<[Value]>::is_empty) {
+pub(crate) fn check_remote(cx: &Cx, op: &InstanceCreate) -> Result<()> {
+    let domain = secret::domain_secret(Path::new(cx.data_dir()), cx.env())?;
+    let handshake = op.source_handshake.clone().unwrap_or_default();
+    if handshake.is_empty() {
         return Err(GanetiError::wrong_input("Missing source handshake"));
     }
-    if op.source_x509_ca.is_none() {
-        return Err(GanetiError::wrong_input("Missing source X509 CA"));
+    if let Some(error) = secret::handshake_error(&domain, &handshake) {
+        return Err(GanetiError::wrong_input(format!("Invalid handshake: {error}")));
     }
+    let Some(ca) = &op.source_x509_ca else {
+        return Err(GanetiError::wrong_input("Missing source X509 CA"));
+    };
+    secret::signed_certificate(&domain, ca).map_err(|error| {
+        GanetiError::wrong_input(format!("Unable to load source X509 CA ({error})"))
+    })?;
     if op.source_instance_name.is_none() {
         return Err(GanetiError::wrong_input("Missing source instance name"));
     }
