@@ -7,14 +7,19 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
+
+use crate::fd::watchable;
 
 /// What a new viewer is shown of the past.
 const KEPT_BYTES: usize = 64 << 10;
@@ -282,6 +287,38 @@ impl Drop for RawTerminal {
     }
 }
 
+/// This process's standard input. It is waited for, not read in a thread: a thread would keep the process from ending
+/// until one more key is pressed.
+enum Input {
+    Waited(AsyncFd<OwnedFd>),
+    /// A file or the like, which is always ready.
+    Ready(OwnedFd),
+}
+
+impl Input {
+    fn open() -> io::Result<Self> {
+        let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+        let spare = stdin.try_clone()?;
+        Ok(watchable(stdin).map_or(Self::Ready(spare), Self::Waited))
+    }
+
+    async fn read(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Waited(fd) => {
+                let mut ready = fd.readable().await?;
+                let count = rustix::io::read(fd.get_ref(), bytes)?;
+                // The executor is told of new input only, so what is left must be asked for.
+                let mut left = [PollFd::new(fd.get_ref(), PollFlags::IN)];
+                if rustix::event::poll(&mut left, Some(&Timespec::default()))? == 0 {
+                    ready.clear_ready();
+                }
+                Ok(count)
+            }
+            Self::Ready(fd) => Ok(rustix::io::read(fd, bytes)?),
+        }
+    }
+}
+
 /// Connects this process's terminal to a console's socket until one side leaves. Ctrl-] leaves. When the input is no
 /// terminal, its end only ends the typing.
 pub async fn attach(socket: &Path) -> io::Result<Attached> {
@@ -301,10 +338,10 @@ pub async fn attach(socket: &Path) -> io::Result<Attached> {
     };
     let interactive = terminal.is_some();
     let take = async {
-        let mut stdin = tokio::io::stdin();
+        let input = Input::open()?;
         let mut chunk = [0; 1024];
         loop {
-            let count = stdin.read(&mut chunk).await?;
+            let count = input.read(&mut chunk).await?;
             let bytes = &chunk[..count];
             if count == 0 {
                 if interactive {

@@ -248,7 +248,8 @@ impl Node for LocalNode {
     }
 
     fn hypervisors(&self) -> Vec<Hypervisor> {
-        crate::hypervisor::detect()
+        let kvm = kvm::find_qemu().map(|_| Hypervisor::Kvm);
+        kvm.into_iter().chain([Hypervisor::Fake]).collect()
     }
 
     async fn create_disk(&self, _instance: &InstanceSpec, disk: &DiskSpec) -> Result<()> {

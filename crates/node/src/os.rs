@@ -102,13 +102,13 @@ pub(crate) fn read(name: &str, search_path: &[PathBuf]) -> Result<Definition, St
         scripts.push("verify");
     }
     for script in scripts {
-        check_file(&path, script, true, true)?;
+        check_file(&path, script, Need::Required)?;
     }
-    let has_create = check_file(&path, "create", false, true)?;
-    let untrusted = check_file(&path, "create_untrusted", false, true)?;
-    let has_variants = highest >= 15 && check_file(&path, "variants.list", false, false)?;
+    let has_create = check_file(&path, "create", Need::Optional)?;
+    let untrusted = check_file(&path, "create_untrusted", Need::Optional)?;
+    let has_variants = highest >= 15 && check_file(&path, "variants.list", Need::Optional)?;
     if highest >= 20 {
-        check_file(&path, "parameters.list", true, false)?;
+        check_file(&path, "parameters.list", Need::Required)?;
     }
     if !has_create && !untrusted {
         return Err(format!("A create script (trusted or untrusted) under path '{at}' must exist"));
@@ -163,12 +163,21 @@ fn read_api_versions(path: &Path) -> Result<Vec<i64>, String> {
     text.lines().map(number).collect()
 }
 
-/// Checks one file of a definition and answers whether it is there.
-fn check_file(dir: &Path, name: &str, required: bool, script: bool) -> Result<bool, String> {
+/// Whether a file of a definition may be missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Required,
+    Optional,
+}
+
+/// Checks one file of a definition and answers whether it is there. All but lists are scripts.
+fn check_file(dir: &Path, name: &str, need: Need) -> Result<bool, String> {
     let at = dir.display();
     let meta = match dir.join(name).metadata() {
         Ok(meta) => meta,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !required => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && need == Need::Optional => {
+            return Ok(false);
+        }
         Err(error) => {
             let why = reason(&error);
             return Err(format!("File '{name}' under path '{at}' is missing ({why})"));
@@ -177,7 +186,7 @@ fn check_file(dir: &Path, name: &str, required: bool, script: bool) -> Result<bo
     if !meta.is_file() {
         return Err(format!("File '{name}' under path '{at}' is not a regular file"));
     }
-    if script && meta.permissions().mode() & 0o100 == 0 {
+    if !name.ends_with(".list") && meta.permissions().mode() & 0o100 == 0 {
         return Err(format!("File '{name}' under path '{at}' is not executable"));
     }
     Ok(true)

@@ -80,6 +80,16 @@ impl Viewer {
     }
 }
 
+/// Says how long each part took, for whoever reads the test's output.
+struct Clock(Instant);
+
+impl Clock {
+    fn lap(&mut self, what: &str) {
+        println!("{:6.2}s {what}", self.0.elapsed().as_secs_f64());
+        self.0 = Instant::now();
+    }
+}
+
 fn run_state(node: &LocalNode, name: &str) -> Option<RunState> {
     node.state().instances.get(name).map(|run| run.state)
 }
@@ -91,12 +101,14 @@ async fn a_real_guest_lives() {
         [Hypervisor::Kvm],
         "QEMU is missing: apt-get install --no-install-recommends qemu-system-x86 e2fsprogs"
     );
+    let mut clock = Clock(Instant::now());
     let root = tempfile::tempdir().unwrap();
     let options = LocalOptions::new("here", root.path());
     let said: Arc<Mutex<Vec<String>>> = Arc::default();
     let sink = said.clone();
     let out: Feedback = Arc::new(move |line| sink.lock().unwrap().push(line.to_owned()));
     tiny::install(&options.os_dir(), out.clone()).await.unwrap();
+    clock.lap("tiny was built");
 
     let node = LocalNode::open(options.clone()).await.unwrap();
     let os = node.list_os().await.unwrap();
@@ -110,6 +122,7 @@ async fn a_real_guest_lives() {
     node.validate_os("tiny", &params.values, false).await.unwrap();
     node.create_os(&web, false, &params, out.clone()).await.unwrap();
     assert!(said.lock().unwrap().iter().any(|line| line.starts_with("tiny: installed")));
+    clock.lap("the system was installed on a disk");
 
     // It boots, tells its name and address, and answers.
     node.start_instance(&web, false).await.unwrap();
@@ -118,6 +131,7 @@ async fn a_real_guest_lives() {
     let Console::Ssh { command, .. } = node.console(&web) else { panic!("no serial console") };
     assert_eq!(command[1..3], ["console", "--data-dir"]);
     let mut viewer = Viewer::connect(&options.data_dir, "web.example.com").await;
+    clock.lap("QEMU was started");
     viewer.wait("Hello from tiny").await;
     viewer.wait("GUEST-UP web.example.com address=10.0.2.15").await;
     viewer.wait("# ").await;
@@ -125,6 +139,7 @@ async fn a_real_guest_lives() {
     viewer.wait("sum=42").await;
     viewer.line("echo kept > /root/kept; sync; echo is-$((1 + 1))").await;
     viewer.wait("is-2").await;
+    clock.lap("the guest was up and answered");
 
     // The server goes, the guest stays: another finds it, with what the console showed before.
     let pid = std::fs::read_dir(root.path().join("run/instances")).unwrap().count();
@@ -139,6 +154,7 @@ async fn a_real_guest_lives() {
     viewer.wait("sum=42").await;
     viewer.line("echo still-$((2 + 3))").await;
     viewer.wait("still-5").await;
+    clock.lap("it was taken over by another server");
 
     // A reboot keeps the viewer and the disk.
     node.reboot_instance(&web, RebootType::Hard, STEP).await.unwrap();
@@ -147,6 +163,8 @@ async fn a_real_guest_lives() {
     viewer.line("cat /root/kept").await;
     viewer.wait("kept").await;
     assert_eq!(run_state(&node, "web.example.com"), Some(RunState::Running));
+
+    clock.lap("it was rebooted");
 
     // Its disk grows while it runs.
     node.grow_disk(&web, &web.disks[0], 32, false).await.unwrap();
@@ -164,6 +182,8 @@ async fn a_real_guest_lives() {
     assert_eq!(std::fs::read_dir(root.path().join("run/instances")).unwrap().count(), 0);
     node.stop_instance(&web, STEP, "test").await.unwrap();
 
+    clock.lap("it powered down");
+
     // Another name, a dump and its way back.
     let mail = spec(&options, "mail.example.com", "5b6c7d8e-0000-4000-8000-000000000001");
     node.rename_disk(&web.disks[0], &mail.disks[0]).await.unwrap();
@@ -180,6 +200,8 @@ async fn a_real_guest_lives() {
     let dump = dump.display().to_string();
     node.import_disk(&fresh, 0, &dump, "gzip-fast", &params, out).await.unwrap();
 
+    clock.lap("it was renamed, dumped and brought back");
+
     // The guest that came back boots under its new name, ends itself, and is found ended. A stop by force works on it too.
     fresh.hvparams.insert("user_shutdown".into(), json!(true));
     node.start_instance(&fresh, false).await.unwrap();
@@ -193,15 +215,48 @@ async fn a_real_guest_lives() {
         }
     };
     tokio::time::timeout(STEP, ended).await.unwrap();
+    clock.lap("it booted again and powered itself off");
     node.start_instance(&fresh, false).await.unwrap();
     let begun = Instant::now();
     node.stop_instance(&fresh, Duration::ZERO, "test").await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(20));
     assert_eq!(run_state(&node, "mail.example.com"), None);
 
+    clock.lap("it was started and stopped by force");
+
+    // QEMU is killed: that is seen at once, and does not stand in the way of a new start.
+    node.start_instance(&fresh, true).await.unwrap();
+    assert_eq!(run_state(&node, "mail.example.com"), Some(RunState::Paused));
+    let runtime =
+        std::fs::read(root.path().join("run/instances").join(format!("{}.json", fresh.uuid)));
+    let runtime: serde_json::Value = serde_json::from_slice(&runtime.unwrap()).unwrap();
+    let pid = i32::try_from(runtime["process"]["pid"].as_i64().unwrap()).unwrap();
+    let mut changes = node.changes();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(pid).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    let ended = async {
+        while run_state(&node, "mail.example.com").is_some() {
+            changes.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(STEP, ended).await.unwrap();
+    node.start_instance(&fresh, true).await.unwrap();
+    node.stop_instance(&fresh, Duration::ZERO, "test").await.unwrap();
+    clock.lap("it was killed and started again");
+
     // A bridge is not there yet, and that is said.
     fresh.nics[0].mode = "bridged".into();
     let error = node.start_instance(&fresh, false).await.unwrap_err().to_string();
     assert!(error.contains("mode 'bridged'"), "{error}");
     node.remove_disk(&fresh, &fresh.disks[0]).await.unwrap();
+
+    // Where there is /dev/kvm, it has been tried meanwhile; the verdict is kept, whatever it is.
+    let verdict = root.path().join("kvm-verdict.json");
+    if std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok() {
+        let text = std::fs::read_to_string(&verdict).expect("a verdict on /dev/kvm");
+        println!("{text}");
+    }
 }

@@ -109,3 +109,39 @@ impl Backend for Fake {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> InstanceSpec {
+        serde_json::from_value(json!({
+            "name": "web", "uuid": "u", "ctime": 0.0, "mtime": 0.0, "tags": [], "primary_node": "n",
+            "secondary_nodes": [], "os": "", "hypervisor": "fake", "hvparams": {},
+            "beparams": {"vcpus": 2, "maxmem": 512}, "osparams": {}, "nics": [], "disks": [],
+            "network_port": null,
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_runs_is_found_again() {
+        let root = tempfile::tempdir().unwrap();
+        let options = crate::LocalOptions::new("n", root.path());
+        let open = async || crate::LocalNode::open(options.clone()).await.unwrap();
+        use crate::Node;
+        let node = open().await;
+        node.start_instance(&spec(), false).await.unwrap();
+        node.balloon_instance(&spec(), 256).await.unwrap();
+        drop(node);
+        let node = open().await;
+        let run = node.state().instances["web"].clone();
+        assert_eq!((run.state, run.memory_mib, run.vcpus), (RunState::Running, 256, 2));
+        let expected = Console::Message("Console not available for fake hypervisor".into());
+        assert_eq!(node.console(&spec()), expected);
+        node.stop_instance(&spec(), Duration::ZERO, "").await.unwrap();
+        assert!(node.state().instances.is_empty());
+        assert!(node.balloon_instance(&spec(), 256).await.is_err());
+        assert!(open().await.state().instances.is_empty());
+    }
+}

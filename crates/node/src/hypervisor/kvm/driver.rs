@@ -23,6 +23,7 @@ use super::qmp::{Event, Qmp, QmpError};
 use super::runtime::{ProcessId, Runtime};
 use crate::cell::StateCell;
 use crate::console::Hub;
+use crate::fd::watchable;
 use crate::state::{InstanceRun, RunState};
 
 /// How often a guest that does not power down is asked again: early in its boot it cannot hear.
@@ -71,12 +72,6 @@ impl Drop for Guest {
         // QEMU goes on; only the watching ends.
         self.task.abort();
     }
-}
-
-/// Lets the executor wait on a descriptor that is owned, so that it stays what it is for as long as it is waited on.
-#[expect(deprecated, reason = "sound for an OwnedFd; its successor is an unsafe function")]
-fn watchable(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::new(fd)
 }
 
 /// What the driver needs of the hypervisor that it belongs to.
@@ -265,8 +260,10 @@ impl Driver {
             // QEMU removes most of them itself.
             let _ = std::fs::remove_file(path);
         }
-        if let Some(hub) = self.hub.as_ref().filter(|_| !restarting) {
-            hub.close().await;
+        if !restarting {
+            if let Some(hub) = &self.hub {
+                hub.close().await;
+            }
             // Empty now; if not, something unknown is in it and stays.
             let _ = std::fs::remove_dir(&files.run);
         }

@@ -370,12 +370,12 @@ impl Backend for Kvm {
     async fn validate(&self, hvparams: &Dict) -> Result<()> {
         // Ganeti's words for files that are not there (3.0, `hv_base` ValidateParameters).
         const FILES: &[(&str, &str)] = &[
-            ("kernel_path", "not a file"),
-            ("initrd_path", "not a file"),
-            ("floppy_image_path", "not a file"),
-            ("cdrom_image_path", "not a file"),
-            ("cdrom2_image_path", "not a file"),
-            ("vnc_password_file", "not a file"),
+            ("kernel_path", "not found or not a file"),
+            ("initrd_path", "not found or not a file"),
+            ("floppy_image_path", "not found or not a file"),
+            ("cdrom_image_path", "not found or not a file or URL"),
+            ("cdrom2_image_path", "not found or not a file or URL"),
+            ("vnc_password_file", "not found or not a file"),
         ];
         for (name, what) in FILES {
             let path = hvparams.get(*name).and_then(Value::as_str).unwrap_or("");
@@ -593,4 +593,43 @@ pub(crate) fn sample(processes: &[(String, u32)], state: &StateCell) -> u64 {
         }
     });
     resident
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn places(dir: &Path) -> KvmPlaces {
+        KvmPlaces {
+            node_name: "here".into(),
+            data_dir: dir.to_owned(),
+            run_dir: dir.join("run"),
+            rapid_binary: "/usr/bin/rapid".into(),
+            os_search_path: vec![],
+        }
+    }
+
+    #[test]
+    fn sockets_lie_where_their_paths_are_short_enough() {
+        let root = tempfile::tempdir().unwrap();
+        let near = socket_dir(&places(root.path())).unwrap();
+        assert_eq!(near, root.path().canonicalize().unwrap().join("run/sockets"));
+
+        let deep = root.path().join("a-long-name".repeat(8));
+        let far = socket_dir(&places(&deep)).unwrap();
+        assert!(far.as_os_str().len() + SOCKET_NAME_MAX <= SOCKET_PATH_MAX, "{}", far.display());
+        assert_eq!(far.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(socket_dir(&places(&deep)).unwrap(), far, "it is found again");
+        // What others could enter is not used.
+        fs::set_permissions(&far, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(socket_dir(&places(&deep)).is_err());
+        fs::remove_dir(far).unwrap();
+    }
+
+    #[test]
+    fn hashes_never_change() {
+        assert_eq!(fnv1a(b"/srv/rapid"), 0xad30_8330_09ce_49ce);
+    }
 }

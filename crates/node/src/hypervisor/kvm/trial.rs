@@ -97,7 +97,7 @@ async fn judge(file: &Path, kernel: &Path, initrd: &Path) -> Verdict {
         let seconds = begun.elapsed().as_secs_f64();
         tracing::info!("/dev/kvm works: a guest booted in {seconds:.1}s, instances will use it");
     } else {
-        tracing::warn!(reason = %verdict.reason, "/dev/kvm is there but does not work well enough; instances are emulated");
+        tracing::warn!(reason = %verdict.reason, "/dev/kvm is there but does not work well enough, so instances are emulated; remove {} and restart to try again", file.display());
     }
     if let Err(error) = keep(file, &verdict) {
         tracing::warn!(%error, "can't keep the verdict on /dev/kvm");
