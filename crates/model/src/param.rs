@@ -339,7 +339,10 @@ const NIC_KEYS: &[&str] = &["bridge", "ip", "link", "mac", "mode", "name", "netw
 /// Ganeti: any key is taken here, and the job refuses those that the disk template does not know (3.0.2, `ht.py`).
 fn read_disk(value: &Value) -> Option<Dict> {
     let dict = value.as_object()?;
-    let plain = dict.values().all(|item| item.is_string() || item.is_i64() || item.is_u64());
+    let plain = dict.iter().all(|(key, item)| {
+        let text = item.as_str().is_some_and(|text| !text.is_empty());
+        !key.is_empty() && (text || item.is_i64() || item.is_u64())
+    });
     plain.then(|| dict.clone())
 }
 

@@ -16,7 +16,7 @@ use serde_json::Value;
 use model::engine::Engine;
 use model::error::ErrorClass;
 use model::name::JobId;
-use model::opcode::Op;
+use model::opcode::{Op, OpCode};
 
 use crate::error::HttpError;
 use crate::fill;
@@ -31,7 +31,10 @@ pub async fn answer(
 ) -> Result<Reply, HttpError> {
     match route.action {
         Action::Submit(op) | Action::Build(op, _) => {
-            let op = fill::fill(route, op, &input, engine.compat())?;
+            let mut op = fill::fill(route, op, &input, engine.compat())?;
+            if let OpCode::InstanceCreate(create) = &mut op.code {
+                instances::read_disks(create)?;
+            }
             let id = submit(engine, vec![op]).await?;
             Ok(Reply::Json(Value::from(id.0)))
         }
