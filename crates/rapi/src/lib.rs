@@ -1,12 +1,39 @@
 //! The HTTP door: Ganeti's remote API over an [`Engine`](model::engine::Engine).
 
-pub mod client;
-pub mod error;
-pub mod fill;
+pub mod serve;
+
+mod door;
+
+mod cors;
+mod request;
+
 pub mod input;
-pub mod json;
-pub mod manual;
-pub mod openapi;
-pub mod resources;
+
 pub mod route;
+
 pub mod table;
+
+pub mod fill;
+
+pub mod resources;
+
+pub mod openapi;
+
+pub mod client;
+
+pub mod error;
+
+pub mod json;
+
+pub mod users;
+
+pub mod users_file;
+
+pub mod tls;
+
+pub mod metrics;
+
+pub mod limits;
+
+mod replace;
+mod stream;

@@ -1,0 +1,180 @@
+//! TLS: the certificate and its key, made on first use, and read again when their files change.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use rcgen::{CertificateParams, DnType, KeyPair};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
+use tokio_rustls::rustls::server::{ProducesTickets, ServerConfig};
+use tokio_rustls::rustls::{self, version};
+
+use crate::limits;
+use crate::replace::replace;
+use crate::users::Stamp;
+
+/// How long a certificate that is made here is valid.
+const VALID: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// Where the certificate and its key are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate, and those that vouch for it, as PEM.
+    pub certificate: PathBuf,
+    /// Its private key, as PEM; may be the same file.
+    pub key: PathBuf,
+    /// Further certificates between the server's and one that clients know, as PEM.
+    pub chain: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// Certificate and key in one file, as Ganeti's `rapi.pem`.
+    pub fn one(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        Self { certificate: path.clone(), key: path, chain: None }
+    }
+
+    fn stamps(&self) -> Vec<Option<Stamp>> {
+        let files = [Some(&self.certificate), Some(&self.key), self.chain.as_ref()];
+        let stamp = |path: &PathBuf| fs::metadata(path).ok().map(|m: Metadata| Stamp::of(&m));
+        files.into_iter().flatten().map(stamp).collect()
+    }
+}
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("cannot access {0}")]
+    Access(PathBuf, #[source] io::Error),
+    #[error("{0} holds no {1} as PEM")]
+    Pem(PathBuf, &'static str, #[source] pem::Error),
+    #[error("certificate and key cannot be used")]
+    Use(#[source] rustls::Error),
+    #[error("cannot make a certificate")]
+    Make(#[source] rcgen::Error),
+}
+
+/// The TLS configuration for new connections.
+pub(crate) struct Tls {
+    files: TlsFiles,
+    tickets: Option<Arc<dyn ProducesTickets>>,
+    current: RwLock<Arc<ServerConfig>>,
+    seen: Mutex<Seen>,
+}
+
+/// What the files were when they were looked at last.
+struct Seen {
+    at: Instant,
+    stamps: Vec<Option<Stamp>>,
+}
+
+impl Tls {
+    pub(crate) fn new(files: TlsFiles) -> Result<Self, TlsError> {
+        let stamps = files.stamps();
+        let tickets = ring::Ticketer::new().ok();
+        let config = load(&files, tickets.clone())?;
+        let seen = Mutex::new(Seen { at: Instant::now(), stamps });
+        Ok(Self { files, tickets, current: RwLock::new(Arc::new(config)), seen })
+    }
+
+    /// The configuration as the files have it, looked at once a second at most. Files that cannot be used change nothing.
+    pub(crate) fn current(&self, now: Instant) -> Arc<ServerConfig> {
+        if let Ok(mut seen) = self.seen.try_lock()
+            && now.saturating_duration_since(seen.at) >= limits::CERTIFICATE_AGE
+        {
+            seen.at = now;
+            let stamps = self.files.stamps();
+            if stamps != seen.stamps {
+                seen.stamps = stamps;
+                self.reload();
+            }
+        }
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn reload(&self) {
+        let file = self.files.certificate.display();
+        match load(&self.files, self.tickets.clone()) {
+            Ok(config) => {
+                tracing::info!("read the certificate in {file} again");
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+            }
+            Err(error) => {
+                let why = std::error::Error::source(&error).map(|source| format!(": {source}"));
+                let why = why.unwrap_or_default();
+                tracing::error!("the changed certificate in {file} is not used: {error}{why}");
+            }
+        }
+    }
+}
+
+fn load(
+    files: &TlsFiles,
+    tickets: Option<Arc<dyn ProducesTickets>>,
+) -> Result<ServerConfig, TlsError> {
+    let mut certificates = certificates(&files.certificate)?;
+    if let Some(chain) = &files.chain {
+        certificates.extend(self::certificates(chain)?);
+    }
+    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?)
+        .map_err(|error| TlsError::Pem(files.key.clone(), "private key", error))?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&version::TLS13, &version::TLS12])
+        .map_err(TlsError::Use)?
+        .with_no_client_auth()
+        .with_single_cert(certificates, key)
+        .map_err(TlsError::Use)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    if let Some(tickets) = tickets {
+        config.ticketer = tickets;
+    }
+    Ok(config)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let text = read(path)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let missing = |error| TlsError::Pem(path.into(), "certificate", error);
+    let certificates = certificates.map_err(missing)?;
+    if certificates.is_empty() {
+        return Err(missing(pem::Error::NoItemsFound));
+    }
+    Ok(certificates)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(|error| TlsError::Access(path.into(), error))
+}
+
+/// Makes a certificate that vouches for itself, with its key in the same file, unless the file is there: whether it did.
+pub fn ensure_certificate(path: &Path) -> Result<bool, TlsError> {
+    let access = |error| TlsError::Access(path.into(), error);
+    if fs::exists(path).map_err(access)? {
+        return Ok(false);
+    }
+    let text = self_signed().map_err(TlsError::Make)?;
+    replace(path, text.as_bytes(), 0o600).map_err(access)?;
+    Ok(true)
+}
+
+/// A key and a certificate of its own for this machine, as PEM.
+fn self_signed() -> Result<String, rcgen::Error> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    if !host.is_empty() && host.is_ascii() && !names.contains(&host) {
+        names.push(host.clone());
+    }
+    let mut params = CertificateParams::new(names)?;
+    params.distinguished_name.push(DnType::CommonName, host);
+    let now = SystemTime::now();
+    // A day earlier, for clients whose clock is behind.
+    params.not_before = (now - Duration::from_secs(24 * 3600)).into();
+    params.not_after = (now + VALID).into();
+    let key = KeyPair::generate()?;
+    let certificate = params.self_signed(&key)?;
+    Ok(key.serialize_pem() + &certificate.pem())
+}
