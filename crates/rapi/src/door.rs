@@ -5,7 +5,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use bytes::Bytes;
@@ -48,6 +48,7 @@ pub(crate) struct Door {
     /// One for each request that may be at work.
     pub(crate) slots: Semaphore,
     pub(crate) body_bytes: usize,
+    pub(crate) body_time: Duration,
     pub(crate) extra: Router,
     pub(crate) metrics: Arc<Metrics>,
     /// The `Server` header.
@@ -83,7 +84,12 @@ impl Door {
         response
     }
 
-    async fn route(&self, parts: Parts, mut incoming: Incoming, place: &mut Place) -> Response<Body> {
+    async fn route(
+        &self,
+        parts: Parts,
+        mut incoming: Incoming,
+        place: &mut Place,
+    ) -> Response<Body> {
         if let Some(access) = extra_access(&parts) {
             *place = Place::Extra;
             return match self.admit(&parts, access).await {
@@ -98,7 +104,10 @@ impl Door {
             Ok(Reply::Json(value)) => response(StatusCode::OK, json::to_bytes(&value)),
             Ok(Reply::Text(text)) => response(StatusCode::OK, text),
             Err(error) => {
-                request::discard(&parts.headers, &mut incoming).await;
+                // A body that was too slow is not waited for again.
+                if error.status != 408 {
+                    request::discard(&parts.headers, &mut incoming).await;
+                }
                 refusal(&error)
             }
         }
@@ -123,7 +132,7 @@ impl Door {
         let route = route.ok_or_else(|| unsupported(parts))?;
         *place = Place::Route(route);
         let user = self.admit(parts, route.access).await?;
-        let body = request::body(&parts.headers, incoming, self.body_bytes).await?;
+        let body = request::body(&parts.headers, incoming, self.body_bytes, self.body_time).await?;
         let input = Input {
             method: route.method,
             path,

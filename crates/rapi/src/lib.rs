@@ -19,6 +19,8 @@ pub mod resources;
 
 pub mod openapi;
 
+pub mod manual;
+
 pub mod client;
 
 pub mod error;

@@ -1,5 +1,7 @@
 //! Taking a request apart: its path, its query, its body. What each of them may be is Ganeti's, and a little more.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, EXPECT};
 use http::request::Parts;
@@ -88,11 +90,12 @@ pub(crate) async fn body(
     headers: &HeaderMap,
     incoming: &mut Incoming,
     bytes_max: usize,
+    time: Duration,
 ) -> Result<Option<Value>, HttpError> {
     if incoming.is_end_stream() {
         return Ok(None);
     }
-    let read = timeout(limits::BODY_TIME, read(incoming, bytes_max)).await;
+    let read = timeout(time, read(incoming, bytes_max)).await;
     let bytes = read.map_err(|_| HttpError::plain(408))??;
     if bytes.is_empty() {
         return Ok(None);
@@ -105,7 +108,10 @@ pub(crate) async fn body(
 
 async fn read(incoming: &mut Incoming, bytes_max: usize) -> Result<Bytes, HttpError> {
     let too_large = || {
-        HttpError::new(413, format!("The body has more than the {bytes_max} bytes that are accepted"))
+        HttpError::new(
+            413,
+            format!("The body has more than the {bytes_max} bytes that are accepted"),
+        )
     };
     let announced = incoming.size_hint().exact();
     if announced.is_some_and(|bytes| bytes > bytes_max as u64) {

@@ -10,13 +10,16 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use bytes::Bytes;
 use http::HeaderValue;
+use hyper::body::{Frame, SizeHint};
 use hyper::rt::{Read, Write};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -32,7 +35,7 @@ use model::engine::Engine;
 
 use crate::cors::Cors;
 pub use crate::door::Caller;
-use crate::door::Door;
+use crate::door::{Body, Door};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::stream::Stream;
@@ -57,6 +60,12 @@ pub struct Options {
     pub cors_origins: Vec<String>,
     /// The bytes that a body may have.
     pub body_bytes: usize,
+    /// The time in which a body must have come.
+    pub body_time: Duration,
+    /// The time in which the head of a request must have come.
+    pub head_time: Duration,
+    /// How long a connection without a request is kept.
+    pub idle_time: Duration,
     /// How many connections may be open; fewer when the process may not open as many files.
     pub connections: usize,
     /// What is served under `/rapid/1/`, `/metrics` and `/openapi.json`; a request has a [`Caller`].
@@ -78,6 +87,9 @@ impl Options {
             max_clients: limits::REQUESTS_AT_WORK,
             cors_origins: Vec::new(),
             body_bytes: limits::BODY_BYTES,
+            body_time: limits::BODY_TIME,
+            head_time: limits::HEAD_TIME,
+            idle_time: limits::IDLE_TIME,
             connections: limits::CONNECTIONS,
             extra: Router::new(),
             metrics: Arc::default(),
@@ -86,7 +98,8 @@ impl Options {
 
     /// Whether others than this machine can reach an address, and need no credentials to read.
     pub fn is_wide_open(&self) -> bool {
-        !self.require_authentication && self.listen.iter().any(|address| !address.ip().is_loopback())
+        !self.require_authentication
+            && self.listen.iter().any(|address| !address.ip().is_loopback())
     }
 }
 
@@ -120,6 +133,7 @@ struct Shared {
     door: Door,
     tls: Option<Tls>,
     http: auto::Builder<TokioExecutor>,
+    idle_time: Duration,
     /// One for each connection that may be open.
     connections: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
@@ -134,7 +148,8 @@ impl Server {
         let cors = Cors::new(&options.cors_origins).map_err(StartError::Origin)?;
         let tls = options.tls.map(Tls::new).transpose()?;
         let listeners = listen(&options.listen)?;
-        let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let addresses =
+            listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let (stop, stopped) = watch::channel(false);
         let server = format!("Ganeti {}", engine.compat().software_version());
         let door = Door {
@@ -144,6 +159,7 @@ impl Server {
             cors,
             slots: Semaphore::new(options.max_clients.min(Semaphore::MAX_PERMITS)),
             body_bytes: options.body_bytes,
+            body_time: options.body_time,
             extra: options.extra,
             metrics: options.metrics,
             server: HeaderValue::try_from(server).unwrap_or(HeaderValue::from_static("Ganeti")),
@@ -153,7 +169,8 @@ impl Server {
         let shared = Shared {
             door,
             tls,
-            http: http(),
+            http: http(options.head_time),
+            idle_time: options.idle_time,
             connections: Arc::new(Semaphore::new(connections)),
             stop: stopped,
         };
@@ -182,11 +199,11 @@ impl Server {
 }
 
 /// How HTTP is spoken: versions 1 and 2.
-fn http() -> auto::Builder<TokioExecutor> {
+fn http(head_time: Duration) -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits::HEAD_TIME)
+        .header_read_timeout(head_time)
         .max_buf_size(limits::HEAD_BYTES)
         // Clients may say that they send no more and still read the answer.
         .half_close(true);
@@ -327,13 +344,12 @@ async fn converse(io: impl Read + Write + Unpin + Send + 'static, shared: &Arc<S
         let (shared, busy) = (shared.clone(), Busy::new(activity.clone()));
         async move {
             let response = shared.door.handle(request).await;
-            drop(busy);
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.map(|body| Sending { body, _busy: busy }))
         }
     });
     let mut conversation = pin!(shared.http.serve_connection(io, service));
     let mut stop = shared.stop.clone();
-    let mut look = interval(limits::IDLE_TIME / 2);
+    let mut look = interval((shared.idle_time / 2).max(Duration::from_millis(1)));
     let mut ending = false;
     loop {
         tokio::select! {
@@ -347,12 +363,15 @@ async fn converse(io: impl Read + Write + Unpin + Send + 'static, shared: &Arc<S
                 ending = true;
                 conversation.as_mut().graceful_shutdown();
             }
-            _ = look.tick(), if !ending => {
-                if activity.is_idle_for(limits::IDLE_TIME) {
+            _ = look.tick() => match activity.is_idle_for(shared.idle_time) {
+                // An HTTP/2 client was asked to end, and does not answer.
+                true if ending => return,
+                true => {
                     ending = true;
                     conversation.as_mut().graceful_shutdown();
                 }
-            }
+                false => {}
+            },
         }
     }
 }
@@ -396,5 +415,31 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.0.requests.fetch_sub(1, Relaxed);
         self.0.touch();
+    }
+}
+
+/// A response's body: its request is over when it is sent.
+struct Sending {
+    body: Body,
+    _busy: Busy,
+}
+
+impl hyper::body::Body for Sending {
+    type Data = Bytes;
+    type Error = <Body as hyper::body::Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

@@ -178,3 +178,52 @@ fn self_signed() -> Result<String, rcgen::Error> {
     let certificate = params.self_signed(&key)?;
     Ok(key.serialize_pem() + &certificate.pem())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_read_again_and_a_broken_one_is_not_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rapi.pem");
+        assert!(ensure_certificate(&path).unwrap());
+        assert!(!ensure_certificate(&path).unwrap(), "it is there");
+        let tls = Tls::new(TlsFiles::one(&path)).unwrap();
+        let begin = Instant::now();
+        let first = tls.current(begin);
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let is_same = |a: &Arc<ServerConfig>, b: &Arc<ServerConfig>| Arc::ptr_eq(a, b);
+
+        fs::remove_file(&path).unwrap();
+        ensure_certificate(&path).unwrap();
+        assert!(is_same(&first, &tls.current(begin)), "it was looked at just now");
+        let second = tls.current(at(2));
+        assert!(!is_same(&first, &second));
+        for (seconds, broken) in [(4, "nothing"), (6, "-----BEGIN CERTIFICATE-----\nAAAA\n")] {
+            replace(&path, broken.as_bytes(), 0o600).unwrap();
+            assert!(is_same(&second, &tls.current(at(seconds))), "{broken}");
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(is_same(&second, &tls.current(at(8))));
+        ensure_certificate(&path).unwrap();
+        assert!(!is_same(&second, &tls.current(at(10))));
+    }
+
+    #[test]
+    fn files_that_do_not_fit_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, other) = (directory.path().join("one.pem"), directory.path().join("other.pem"));
+        ensure_certificate(&one).unwrap();
+        ensure_certificate(&other).unwrap();
+        let files = |key: &Path, chain: Option<&Path>| TlsFiles {
+            certificate: one.clone(),
+            key: key.into(),
+            chain: chain.map(Path::to_owned),
+        };
+        assert!(Tls::new(files(&one, Some(&other))).is_ok());
+        assert!(matches!(Tls::new(files(&other, None)), Err(TlsError::Use(_))));
+        let missing = directory.path().join("missing.pem");
+        assert!(matches!(Tls::new(files(&missing, None)), Err(TlsError::Access(..))));
+    }
+}

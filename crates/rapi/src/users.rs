@@ -505,3 +505,122 @@ impl<const N: usize> SameAs for [u8; N] {
         ConstantTimeEq::ct_eq(self.as_slice(), other.as_slice()).into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::users_file::hash_password;
+    use proptest::prelude::*;
+
+    fn credentials(name: &str, password: &str) -> Credentials {
+        Credentials { name: name.into(), password: password.into() }
+    }
+
+    #[tokio::test]
+    async fn every_scheme_lets_the_right_password_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("users");
+        let argon2 = hash_password("secret").unwrap();
+        // MD5 of `ha1:Ganeti Remote API:secret`, in mixed case.
+        let ha1 = "{ha1}E348D83511AE3A86c19bc46d71e8b6cf";
+        let lines = [
+            "# comment",
+            "  clear secret read,write",
+            "braces {ClearText}{secret} read, other ,x",
+            &format!("ha1 {ha1} write"),
+            &format!("argon2 {argon2}\twrite"),
+            "unknown {crypt}secret write",
+            "empty {}secret write",
+            "open {secret write",
+            "bad {argon2}secret write",
+            "half",
+            "twice other write",
+            "twice secret",
+        ];
+        std::fs::write(&path, lines.join("\n")).unwrap();
+        let users = Users::new(Some(path));
+        let check = async |name: &str, password: &str, expected: Option<(bool, bool)>| {
+            // The second time, what was hashed is known.
+            for _ in 0..2 {
+                let user = users.check(&credentials(name, password)).await;
+                let options = user.map(|user| (user.read, user.write));
+                assert_eq!(options, expected, "{name} {password}");
+            }
+        };
+        check("clear", "secret", Some((true, true))).await;
+        check("clear", "Secret", None).await;
+        check("clear", "", None).await;
+        check("braces", "{secret}", Some((true, false))).await;
+        check("ha1", "secret", Some((false, true))).await;
+        check("ha1", "secret2", None).await;
+        check("argon2", "secret", Some((false, true))).await;
+        check("argon2", "secret2", None).await;
+        check("argon2", &argon2, None).await;
+        for name in ["unknown", "empty", "open", "bad", "half", "nobody", "# comment", "#"] {
+            check(name, "secret", None).await;
+        }
+        check("twice", "secret", Some((false, false))).await;
+        check("twice", "other", None).await;
+    }
+
+    #[tokio::test]
+    async fn a_verdict_is_kept_as_long_as_the_password() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("users");
+        let argon2 = hash_password("secret").unwrap();
+        std::fs::write(&path, format!("a {argon2} write\n")).unwrap();
+        let users = Users::new(Some(path.clone()));
+        let known = || match &users.loaded().entries["a"].secret {
+            Secret::Argon2(hash) => hash.right.get().is_some(),
+            _ => panic!("another scheme"),
+        };
+        assert!(!known());
+        assert!(users.check(&credentials("a", "wrong")).await.is_none());
+        assert!(!known());
+        assert!(users.check(&credentials("a", "secret")).await.is_some());
+        assert!(known());
+        std::fs::write(&path, format!("a {argon2} read\n")).unwrap();
+        users.reload();
+        assert!(known());
+        assert!(users.check(&credentials("a", "secret")).await.unwrap().read);
+        std::fs::write(&path, format!("a {} read\n", hash_password("secret").unwrap())).unwrap();
+        users.reload();
+        assert!(!known());
+        assert!(users.check(&credentials("a", "secret")).await.is_some());
+    }
+
+    #[test]
+    fn authorization_headers() {
+        let check = |header: &str, expected: Result<(&str, &str), u16>| {
+            let parsed = Credentials::parse(header.as_bytes());
+            let parsed = parsed.map_err(|error| error.status);
+            let expected = expected.map(|(name, password)| credentials(name, password));
+            assert!(parsed == expected, "{header}");
+        };
+        check("Basic d3JpdGVyOnB3", Ok(("writer", "pw")));
+        check("  bAsIc   d3JpdGVyOnB3 more", Ok(("writer", "pw")));
+        check("Basic cGxhaW46cHc=", Ok(("plain", "pw")));
+        check("Basic cGxhaW46cHc=junk", Ok(("plain", "pw")));
+        check("Basic cGxh-aW46cHc=", Ok(("plain", "pw")));
+        check("Basic cGxhaW46cHc", Err(401));
+        check("Basic YTpiOmM=", Ok(("a", "b:c")));
+        check("Basic Og==", Ok(("", "")));
+        check("Basic YWI=", Err(401));
+        check("Basic w6Q6YQ==", Err(401));
+        check("Basic", Err(400));
+        check("", Err(401));
+        check("Digest d3JpdGVyOnB3", Err(401));
+    }
+
+    proptest! {
+        #[test]
+        fn no_file_and_no_header_is_too_strange(text: Vec<u8>, name: String, password: String) {
+            let key = Key([7; 32]);
+            let _ = Credentials::parse(&text);
+            let _ = Set::parse(&text, &key, &Set::default());
+            let line = format!("{name} {password} write\n# {name}\n{password}{name}");
+            let set = Set::parse(line.as_bytes(), &key, &Set::default()).unwrap();
+            prop_assert!(set.entries.len() <= line.lines().count());
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! The remote API against an engine that only remembers, and against what Ganeti's own daemon was seen to do.
 
 mod client;
+mod door;
 mod fake;
 mod mutated;
 mod refused;
