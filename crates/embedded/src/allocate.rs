@@ -23,12 +23,21 @@ pub(crate) const BUILT_IN: &str = "hail";
 
 /// Asks an allocator. A refusal is an answer without a result; an error means that it could not be asked.
 pub(crate) async fn ask(cx: &Cx, name: &str, request: &Request) -> Result<Reply> {
+    ask_with(cx, name, request, Options::default()).await
+}
+
+/// The same with knobs, which only the built-in allocator has.
+pub(crate) async fn ask_with(
+    cx: &Cx,
+    name: &str,
+    request: &Request,
+    options: Options,
+) -> Result<Reply> {
     let config = cx.config();
     let picture = picture(&config, cx.nodes(), &cx.config_store().reservations());
     if name == BUILT_IN {
         let request = request.clone();
-        let solved =
-            tokio::task::spawn_blocking(move || solve(&picture, &request, Options::default()));
+        let solved = tokio::task::spawn_blocking(move || solve(&picture, &request, options));
         return solved
             .await
             .map_err(|error| GanetiError::exec(format!("the allocator failed: {error}")));

@@ -4,14 +4,18 @@
 //! can do its work (which gives a plan), and does it. What the checks learned travels in the plan, never in the unit.
 
 pub(crate) mod backup;
+pub(crate) mod cluster;
 pub(crate) mod cx;
 pub(crate) mod expand;
 pub(crate) mod group;
 pub(crate) mod instance;
 pub(crate) mod network;
+pub(crate) mod nodes;
+pub(crate) mod os_diagnose;
 pub(crate) mod plain_hooks;
 pub(crate) mod shared_checks;
 pub(crate) mod tags;
+pub(crate) mod test_delay;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -107,22 +111,6 @@ macro_rules! unsupported {
 }
 
 unsupported! {
-    ClusterRedistConf,
-    ClusterSetParams,
-    OsDiagnose,
-}
-
-unsupported! {
-    NodeEvacuate,
-    NodeMigrate,
-    NodeModifyStorage,
-    NodePowercycle,
-    NodeQueryStorage,
-    NodeSetParams,
-    RepairNodeStorage,
-}
-
-unsupported! {
     InstanceFailover,
     InstanceGrowDisk,
     InstanceMigrate,
@@ -131,10 +119,6 @@ unsupported! {
     InstanceReinstall,
     InstanceRename,
     InstanceReplaceDisks,
-}
-
-unsupported! {
-    TestDelay,
 }
 
 /// Runs a unit: locks, checks, pre hooks, the work, post hooks.

@@ -250,28 +250,6 @@ pub(crate) fn storage_type_of(template: DiskTemplate) -> model::param::StorageTy
     }
 }
 
-/// Asks nodes whether hypervisor parameters suit them; those offline or without instances are not asked.
-pub(crate) async fn hvparams_on_nodes(
-    cx: &Cx,
-    hypervisor: Hypervisor,
-    filled: &Dict,
-) -> Result<()> {
-    let config = cx.config();
-    for node in config.nodes.values().filter(|node| node.vm_capable && !node.offline) {
-        let checked = match cx.node(&node.meta.uuid).await {
-            Ok(asked) => asked.validate_hvparams(hypervisor, filled).await,
-            Err(error) => Err(error),
-        };
-        checked.map_err(|error| {
-            let name = &node.name;
-            GanetiError::exec(format!(
-                "Hypervisor parameter validation failed on node {name}: {error}"
-            ))
-        })?;
-    }
-    Ok(())
-}
-
 /// Asks a node whether parameters of an operating system are fine; a definition that it does not have is passed over.
 pub(crate) async fn osparams_on_node(cx: &Cx, node: &Uuid, os: &str, filled: &Dict) -> Result<()> {
     let config = cx.config();
