@@ -321,7 +321,7 @@ impl Node for LocalNode {
         from: &DiskSpec,
         to: &DiskSpec,
     ) -> Result<()> {
-        storage::copy(self.storage.path(from)?, self.storage.path(to)?).await
+        storage::copy(self.storage.source(from)?, self.storage.path(to)?).await
     }
 
     async fn rename_disk(&self, from: &DiskSpec, to: &DiskSpec) -> Result<()> {

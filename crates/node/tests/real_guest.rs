@@ -244,6 +244,9 @@ async fn a_real_guest_lives() {
     };
     tokio::time::timeout(STEP, ended).await.unwrap();
     node.start_instance(&fresh, true).await.unwrap();
+    drop(node);
+    let node = LocalNode::open(options.clone()).await.unwrap();
+    assert_eq!(run_state(&node, "mail.example.com"), Some(RunState::Paused));
     node.stop_instance(&fresh, Duration::ZERO, "test").await.unwrap();
     clock.lap("it was killed and started again");
 
@@ -259,4 +262,65 @@ async fn a_real_guest_lives() {
         let text = std::fs::read_to_string(&verdict).expect("a verdict on /dev/kvm");
         println!("{text}");
     }
+}
+
+/// QEMU itself accepts every shape of command line; the guests never run.
+#[tokio::test]
+async fn qemu_takes_what_it_is_told() {
+    assert_eq!(node::detect(), [Hypervisor::Kvm], "QEMU is missing");
+    let root = tempfile::tempdir().unwrap();
+    let options = LocalOptions::new("here", root.path());
+    let node = LocalNode::open(options.clone()).await.unwrap();
+    let mut web = spec(&options, "web.example.com", "5b6c7d8e-0000-4000-8000-000000000002");
+    web.network_port = Some(11_037);
+    node.create_disk(&web, &web.disks[0]).await.unwrap();
+    let file = |name: &str, text: &str| {
+        let path = root.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (iso, password) = (file("disk,1.iso", &"x".repeat(4096)), file("password", "secret"));
+    let floppy = file("floppy", &"\0".repeat(1_474_560));
+    let vnc_dir = root.path().display().to_string();
+    let from_disk = json!({"kernel_path": "", "initrd_path": ""});
+    for change in [
+        json!({}),
+        json!({"disk_type": "ide", "nic_type": "e1000"}),
+        json!({"disk_type": "scsi", "scsi_controller_type": "lsi", "nic_type": "rtl8139"}),
+        json!({"disk_type": "scsi-hd", "scsi_controller_type": "virtio-scsi-pci", "nic_type": "pcnet"}),
+        json!({"disk_type": "scsi-hd", "scsi_controller_type": "megasas", "nic_type": "ne2k_pci"}),
+        json!({"boot_order": "cdrom", "cdrom_image_path": iso, "cdrom2_image_path": iso}),
+        json!({"boot_order": "cdrom", "cdrom_image_path": iso, "cdrom_disk_type": "scsi-cd"}),
+        json!({"boot_order": "floppy", "floppy_image_path": floppy}),
+        json!({"boot_order": "network"}),
+        json!({"serial_console": false, "vnc_bind_address": "127.0.0.1", "vnc_password_file": password}),
+        json!({"vnc_bind_address": vnc_dir, "vga": "cirrus", "usb_mouse": "mouse", "keymap": "de"}),
+        json!({"disk_cache": "none", "disk_aio": "native", "disk_discard": "unmap"}),
+        json!({"disk_cache": "writethrough", "disk_aio": "io_uring"}),
+        json!({"cpu_mask": "0", "cpu_type": "max", "cpu_sockets": 1, "cpu_cores": 1, "cpu_threads": 1}),
+        json!({"cpu_mask": "0:0"}),
+        json!({"acpi": false, "use_localtime": true, "reboot_behavior": "exit", "machine_version": "q35"}),
+        json!({"kvm_extra": "-smbios 'type=1,serial=a b'", "machine_version": "pc-i440fx-7.2"}),
+    ] {
+        let mut changed = web.clone();
+        changed.hvparams.extend(from_disk.as_object().unwrap().clone());
+        changed.hvparams.extend(change.as_object().unwrap().clone());
+        changed
+            .beparams
+            .insert("vcpus".into(), json!(if change["cpu_mask"] == "0:0" { 2 } else { 1 }));
+        let started = node.start_instance(&changed, true).await;
+        started.unwrap_or_else(|error| panic!("{change}: {error}"));
+        assert_eq!(run_state(&node, "web.example.com"), Some(RunState::Paused), "{change}");
+        node.stop_instance(&changed, Duration::ZERO, "test").await.unwrap();
+    }
+
+    // What QEMU says against it is told.
+    web.hvparams.insert("machine_version".into(), json!("none-such"));
+    let error = node.start_instance(&web, true).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("Failed to start instance web.example.com: exited with exit code 1 ("),
+        "{error}"
+    );
+    assert!(error.contains("machine type"), "{error}");
+    assert_eq!(std::fs::read_dir(root.path().join("run/instances")).unwrap().count(), 0);
 }

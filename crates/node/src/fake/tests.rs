@@ -13,7 +13,7 @@ fn disk(uuid: &str, template: DiskTemplate, logical_id: Value, size_mib: u64) ->
         name: None,
         iv_name: "disk/0".into(),
         dev_type: template,
-        logical_id: logical_id.as_array().unwrap().clone(),
+        logical_id: serde_json::from_value(logical_id).unwrap(),
         size_mib,
         mode: "rw".into(),
         spindles: None,

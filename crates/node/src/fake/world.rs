@@ -226,7 +226,7 @@ impl World {
             log: File::create(&new_log)?,
         };
         for event in events {
-            truth.replay(event, &setup);
+            truth.replay(&event, &setup);
         }
         let mut text = Vec::new();
         for event in truth.history() {
@@ -503,8 +503,8 @@ impl Truth {
     }
 
     /// Carries out an event of the log, without noting it again.
-    fn replay(&mut self, event: Event, setup: &WorldSetup) {
-        let name = match &event {
+    fn replay(&mut self, event: &Event, setup: &WorldSetup) {
+        let name = match event {
             Event::Boot { node, .. }
             | Event::Run { node, .. }
             | Event::Stop { node, .. }
@@ -517,12 +517,12 @@ impl Truth {
             let fresh = || Body::new(setup, new_boot_id());
             self.nodes.entry(name).or_insert_with(fresh);
         }
-        if let Event::Boot { node, boot_id } = &event
+        if let Event::Boot { node, boot_id } = event
             && let Some(body) = self.nodes.get_mut(node)
         {
             body.state.boot_id.clone_from(boot_id);
         }
-        self.apply(&event);
+        self.apply(event);
     }
 
     /// The events that lead to what is true now.

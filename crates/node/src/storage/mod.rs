@@ -50,6 +50,15 @@ impl Storage {
         Ok(path)
     }
 
+    /// What a disk is copied from: another disk, or an image that lies anywhere on this machine, as Ganeti allows.
+    pub(crate) fn source(&self, disk: &DiskSpec) -> Result<PathBuf> {
+        let text = disk.logical_id.get(1).and_then(serde_json::Value::as_str).unwrap_or("");
+        match self.path(disk) {
+            Err(NodeError::Failed(_)) if is_straight(Path::new(text)) => Ok(PathBuf::from(text)),
+            path => path,
+        }
+    }
+
     /// What the node's state tells about storage.
     pub(crate) fn units(&self) -> Vec<StorageUnit> {
         let unit = |kind, dir: &Path| {
@@ -92,11 +101,16 @@ impl Storage {
     }
 }
 
+/// Whether a path is absolute and without detours.
+pub(crate) fn is_straight(path: &Path) -> bool {
+    let mut parts = path.components();
+    path.is_absolute()
+        && parts.all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+}
+
 /// Whether a path is absolute, without detours, and truly below a directory.
 fn is_below(dir: &Path, path: &Path) -> bool {
-    let straight =
-        path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    path.is_absolute() && straight && path != dir && path.starts_with(dir)
+    is_straight(path) && path != dir && path.starts_with(dir)
 }
 
 #[cfg(test)]

@@ -403,6 +403,8 @@ async fn adopt(home: Home, runtime: Runtime) -> Result<Option<Guest>> {
             // Left behind by a QEMU that crashed or by a machine that went down.
             let _ = fs::remove_file(path);
         }
+        // Empty now, or there is something unknown in it.
+        let _ = fs::remove_dir(&files.run);
         if runtime.guest_shutdown {
             let vcpus = runtime.spec.be("vcpus");
             let state = RunState::Shutdown;
