@@ -31,11 +31,42 @@ pub enum Change {
     DropFilter(Uuid),
 }
 
-/// Where commits go. They arrive in the order in which they were made.
+impl Change {
+    /// Makes the change in a configuration; an instance's index follows when the instance itself is put.
+    pub(crate) fn apply(&self, config: &mut Config) {
+        match self {
+            Self::Cluster(object) => config.cluster = object.clone(),
+            Self::PutNode(object) => config.put_node(object.clone()),
+            Self::DropNode(uuid) => config.drop_node(uuid),
+            Self::PutGroup(object) => config.put_group(object.clone()),
+            Self::DropGroup(uuid) => config.drop_group(uuid),
+            Self::PutInstance(object) => config.put_instance(object.clone()),
+            Self::DropInstance(uuid) => config.drop_instance(uuid),
+            Self::PutDisk(object) => config.put_disk(object.clone(), None),
+            Self::DropDisk(uuid) => {
+                config.disks.remove(uuid);
+            }
+            Self::PutNetwork(object) => config.put_network(object.clone()),
+            Self::DropNetwork(uuid) => config.drop_network(uuid),
+            Self::PutFilter(object) => {
+                config.filters.insert(object.uuid.clone(), object.clone());
+            }
+            Self::DropFilter(uuid) => {
+                config.filters.remove(uuid);
+            }
+        }
+    }
+}
 
+/// Where commits go. They arrive in the order in which they were made.
 pub trait Journal: Send + Sync + 'static {
     /// Hands a commit over; cheap, and called in the order of commits. The answer resolves once it is durable.
     fn write(&self, changes: Vec<Change>) -> Durable;
+
+    /// Whether a commit could be made durable, as far as is known.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Resolves once a commit is durable.
@@ -132,7 +163,14 @@ impl ConfigStore {
         Ok(value)
     }
 
+    /// Changes the configuration without waiting for it to be durable: for the last change of a job, whose end is written
+    /// after it and so is never durable without it.
+    pub fn commit_last<T>(&self, change: impl FnOnce(&mut Draft<'_>) -> Result<T>) -> Result<T> {
+        self.apply(change).map(|(value, _)| value)
+    }
+
     fn apply<T>(&self, change: impl FnOnce(&mut Draft<'_>) -> Result<T>) -> Result<(T, Durable)> {
+        self.journal.check()?;
         let mut inner = self.lock();
         let inner = &mut *inner;
         let mut draft = Draft {

@@ -3,7 +3,10 @@
 
 pub(crate) mod allocate;
 pub mod config;
+pub mod engine;
 pub mod env;
+pub(crate) mod gauges;
+pub mod init;
 pub(crate) mod locks;
 pub(crate) mod lu;
 pub mod names;
@@ -11,4 +14,10 @@ pub(crate) mod nodes;
 pub(crate) mod pool;
 pub(crate) mod query;
 pub(crate) mod secret;
+pub(crate) mod queue;
 pub(crate) mod spec;
+pub(crate) mod store;
+pub mod verify;
+
+pub use engine::{EmbeddedEngine, OpenError, Options};
+pub use store::StoreError;

@@ -1,9 +1,14 @@
 //! The nodes of the cluster as objects that can be asked: by UUID, in step with the configuration.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
+use model::config::Config;
 use model::name::Uuid;
+use model::param::{DiskTemplate, StorageType};
+use node::fake::{World, WorldSetup};
+use node::local::{LocalNode, LocalOptions};
 use node::{Node, NodeState};
 
 /// The nodes that can be asked. Filled when the engine starts; a cluster keeps its nodes.
@@ -28,5 +33,74 @@ impl Nodes {
     pub fn all(&self) -> Vec<(Uuid, Arc<dyn Node>)> {
         let map = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         map.iter().map(|(uuid, node)| (uuid.clone(), node.clone())).collect()
+    }
+}
+
+/// Opens the nodes of a cluster: simulated ones keep what runs on them in the data directory.
+pub(crate) async fn open(nodes: &Nodes, config: &Config, data_dir: &Path) -> node::Result<()> {
+    if config.cluster.simulated {
+        let world = World::open(&data_dir.join("nodes"), world_setup(config, data_dir))
+            .map_err(|error| node::NodeError::Failed(format!("the simulated nodes: {error}")))?;
+        for node in config.nodes.values() {
+            nodes.insert(node.meta.uuid.clone(), world.node(&node.name));
+        }
+    } else {
+        for node in config.nodes.values() {
+            let local = LocalNode::open(local_options(config, data_dir, &node.name)).await?;
+            nodes.insert(node.meta.uuid.clone(), Arc::new(local));
+        }
+    }
+    Ok(())
+}
+
+/// Where the real node keeps its things: as the cluster says.
+fn local_options(config: &Config, data_dir: &Path, name: &str) -> LocalOptions {
+    let cluster = &config.cluster;
+    let mut options = LocalOptions::new(name, data_dir);
+    let paths = |paths: &[String], options: &mut Vec<PathBuf>| {
+        for path in paths.iter().map(PathBuf::from) {
+            if !options.contains(&path) {
+                options.push(path);
+            }
+        }
+    };
+    paths(&cluster.os_search_path, &mut options.os_search_path);
+    paths(&cluster.iallocator_search_path, &mut options.iallocator_search_path);
+    options.file_storage_dir = data_dir.join(&cluster.file_storage_dir);
+    options.shared_file_storage_dir = data_dir.join(&cluster.shared_file_storage_dir);
+    options.hypervisors = cluster.enabled_hypervisors.clone();
+    options
+}
+
+/// How the simulated nodes of a cluster are set up: storage by its templates, its directories.
+fn world_setup(config: &Config, data_dir: &Path) -> WorldSetup {
+    let cluster = &config.cluster;
+    let mut storage = Vec::new();
+    for template in &cluster.enabled_disk_templates {
+        let unit = match template {
+            DiskTemplate::Plain | DiskTemplate::Drbd => {
+                cluster.volume_group_name.clone().map(|group| (StorageType::LvmVg, group))
+            }
+            DiskTemplate::File => Some((StorageType::File, cluster.file_storage_dir.clone())),
+            DiskTemplate::Sharedfile => {
+                Some((StorageType::Sharedfile, cluster.shared_file_storage_dir.clone()))
+            }
+            DiskTemplate::Gluster => {
+                Some((StorageType::Gluster, cluster.gluster_storage_dir.clone()))
+            }
+            DiskTemplate::Blockdev
+            | DiskTemplate::Diskless
+            | DiskTemplate::Ext
+            | DiskTemplate::Rbd => None,
+        };
+        storage.extend(unit.filter(|unit| !storage.contains(unit)));
+    }
+    let paths = |paths: &[String]| paths.iter().map(PathBuf::from).collect();
+    WorldSetup {
+        storage,
+        os_search_path: paths(&cluster.os_search_path),
+        iallocator_search_path: paths(&cluster.iallocator_search_path),
+        hooks_dir: Some(data_dir.join("hooks")),
+        ..WorldSetup::default()
     }
 }

@@ -1,6 +1,9 @@
 //! Locks: what there is to lock, and what an opcode asks for (cluster.md §10). Granting is a pure value in [`allocation`];
 //! waiting for it is the queue's business.
 
+mod allocation;
+pub(crate) mod waiting;
+
 use std::collections::BTreeMap;
 
 /// The levels, in the order in which they are taken.

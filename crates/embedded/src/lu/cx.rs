@@ -83,6 +83,15 @@ impl Cx {
         self.shared.config.commit(change).await
     }
 
+    /// Changes the configuration as the very last thing that an opcode does: it becomes durable with the opcode's end, and
+    /// the job waits only once.
+    pub(crate) fn commit_last<T>(
+        &self,
+        change: impl FnOnce(&mut Draft<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.shared.config.commit_last(change)
+    }
+
     /// The configuration's owner: for setting things aside.
     pub(crate) fn config_store(&self) -> &ConfigStore {
         &self.shared.config

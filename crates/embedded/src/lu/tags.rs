@@ -108,7 +108,7 @@ impl LogicalUnit for TagsSet {
     }
 
     async fn exec(&self, cx: &Cx, target: Target) -> Result<Value> {
-        cx.commit(|draft| {
+        cx.commit_last(|draft| {
             let mut tags = tags_of(draft, &target).unwrap_or_default();
             tags.extend(self.tags.iter().cloned());
             if tags.len() > TAGS_MAX {
@@ -117,7 +117,6 @@ impl LogicalUnit for TagsSet {
             set_tags(draft, &target, tags);
             Ok(Value::Null)
         })
-        .await
     }
 }
 
@@ -151,7 +150,7 @@ impl LogicalUnit for TagsDel {
     }
 
     async fn exec(&self, cx: &Cx, target: Target) -> Result<Value> {
-        cx.commit(|draft| {
+        cx.commit_last(|draft| {
             let mut tags = tags_of(draft, &target).unwrap_or_default();
             for tag in &self.tags {
                 tags.remove(tag);
@@ -159,7 +158,6 @@ impl LogicalUnit for TagsDel {
             set_tags(draft, &target, tags);
             Ok(Value::Null)
         })
-        .await
     }
 }
 
