@@ -5,13 +5,13 @@
 //! It plays every hypervisor and disk template alike. It is stricter than it needs to be where that finds mistakes: an
 //! instance starts only on disks that are up on the node, and a migration goes only to a node that has accepted it.
 
-mod scripts;
 #[cfg(test)]
 mod tests;
 mod world;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -21,11 +21,13 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::exports::{Exports, dump_name};
+use crate::os::{self, Definition, scripts::Scripts, split_name};
 use crate::{
     Console, Device, DiskSpec, DiskStatus, Feedback, HookPhase, HookResult, Hotplug, InstanceRun,
     InstanceSpec, Node, NodeError, NodeState, OsInfo, OsParams, Result, RunState, StorageRow,
 };
-use scripts::OsScript;
+use crate::{hooks, iallocator};
 use world::{NodeCell, Side, SideData, device_path, drbd_minor, is_shared, volume_key};
 
 pub use world::{FakeSizes, World, WorldSetup};
@@ -391,9 +393,26 @@ impl FakeNode {
         }
     }
 
-    fn export_path(&self, name: &str) -> PathBuf {
-        let name = Path::new(name).file_name().unwrap_or_default();
-        self.world.exports_dir(&self.name).join(name)
+    /// Where the node keeps the exports that it received.
+    fn exports(&self) -> Exports {
+        Exports { dir: self.world.exports_dir(&self.name) }
+    }
+
+    /// What the scripts of an instance's operating system need.
+    fn stage(&self, instance: &InstanceSpec) -> Result<Stage> {
+        let definition = self.definition(&instance.os)?;
+        let dir = tempfile::tempdir().map_err(|error| failed(error.to_string()))?;
+        let mut disks = Vec::new();
+        for index in 0..instance.disks.len() {
+            let path = dir.path().join(format!("disk{index}"));
+            File::create(&path).map_err(|error| failed(error.to_string()))?;
+            disks.push(path);
+        }
+        Ok(Stage { definition, _dir: dir, disks, log_dir: self.world.os_log_dir() })
+    }
+
+    fn definition(&self, os: &str) -> Result<Definition> {
+        os::read(split_name(os).0, &self.world.setup().os_search_path).map_err(failed)
     }
 
     fn storage_units(&self, kind: StorageType) -> Vec<StorageRow> {
@@ -428,9 +447,19 @@ impl FakeNode {
         let run = body.and_then(|body| body.state().instances.get(instance));
         run.is_some_and(|run| run.state != RunState::Shutdown)
     }
+}
 
-    fn exports_error(error: &std::io::Error) -> NodeError {
-        failed(format!("cannot write the export: {error}"))
+/// An operating system's definition with disks for its scripts to work on: empty files, as long as the scripts run.
+struct Stage {
+    definition: Definition,
+    _dir: tempfile::TempDir,
+    disks: Vec<PathBuf>,
+    log_dir: PathBuf,
+}
+
+impl Stage {
+    fn scripts<'a>(&'a self, spec: &'a InstanceSpec, params: &'a OsParams) -> Scripts<'a> {
+        Scripts { os: &self.definition, spec, params, disks: &self.disks, log_dir: &self.log_dir }
     }
 }
 
@@ -786,15 +815,12 @@ impl Node for FakeNode {
 
     async fn list_os(&self) -> Result<Vec<OsInfo>> {
         self.enter(Verb::ListOs, None).await?;
-        Ok(scripts::list_os(&self.world.setup().os_search_path))
+        Ok(os::list(&self.world.setup().os_search_path))
     }
 
     async fn validate_os(&self, os: &str, params: &Dict, force_variant: bool) -> Result<()> {
         self.enter(Verb::ValidateOs, None).await?;
-        let setup = self.world.setup();
-        let params = OsParams { values: params.clone(), debug_level: 0 };
-        let path = &setup.os_search_path;
-        scripts::validate_os(path, os, &params, force_variant, setup.script_timeout).await
+        os::scripts::validate(&self.definition(os)?, os, params, force_variant).await
     }
 
     async fn create_os(
@@ -805,22 +831,7 @@ impl Node for FakeNode {
         out: Feedback,
     ) -> Result<()> {
         self.enter(Verb::CreateOs, Some(&instance.name)).await?;
-        let setup = self.world.setup();
-        let mut extra = Vec::new();
-        if reinstall {
-            extra.push(("INSTANCE_REINSTALL", "1".to_owned()));
-        }
-        let script = OsScript {
-            search_path: &setup.os_search_path,
-            instance,
-            params,
-            script: "create",
-            extra,
-            device: None,
-            stdin: None,
-            timeout: setup.script_timeout,
-        };
-        script.run(&out).await.map(drop)
+        self.stage(instance)?.scripts(instance, params).create(reinstall, out).await
     }
 
     async fn rename_os(
@@ -831,18 +842,7 @@ impl Node for FakeNode {
         out: Feedback,
     ) -> Result<()> {
         self.enter(Verb::RenameOs, Some(&instance.name)).await?;
-        let setup = self.world.setup();
-        let script = OsScript {
-            search_path: &setup.os_search_path,
-            instance,
-            params,
-            script: "rename",
-            extra: vec![("OLD_INSTANCE_NAME", old_name.to_owned())],
-            device: None,
-            stdin: None,
-            timeout: setup.script_timeout,
-        };
-        script.run(&out).await.map(drop)
+        self.stage(instance)?.scripts(instance, params).rename(old_name, out).await
     }
 
     async fn export_disk(
@@ -850,31 +850,14 @@ impl Node for FakeNode {
         instance: &InstanceSpec,
         index: usize,
         target: &str,
-        _compress: &str,
+        compress: &str,
         params: &OsParams,
         out: Feedback,
     ) -> Result<()> {
         self.enter(Verb::ExportDisk, Some(&instance.name)).await?;
-        let setup = self.world.setup();
-        let script = OsScript {
-            search_path: &setup.os_search_path,
-            instance,
-            params,
-            script: "export",
-            extra: Vec::new(),
-            device: Some(("EXPORT", index)),
-            stdin: None,
-            timeout: setup.script_timeout,
-        };
-        let dump = script.run(&out).await?;
-        let disk = instance.disks.get(index);
-        let name = disk.map_or_else(|| format!("disk{index}"), |disk| disk.uuid.to_string());
-        let dir = self.export_path(&format!("{target}.new"));
-        let write = || {
-            std::fs::create_dir_all(&dir)?;
-            std::fs::write(dir.join(name), dump)
-        };
-        write().map_err(|error| Self::exports_error(&error))
+        let stage = self.stage(instance)?;
+        let dump = self.exports().new_dump(target, &dump_name(instance, index))?;
+        stage.scripts(instance, params).export(index, dump, compress, out).await
     }
 
     async fn finalize_export(
@@ -884,39 +867,22 @@ impl Node for FakeNode {
         config: &str,
     ) -> Result<()> {
         self.enter(Verb::FinalizeExport, Some(&instance.name)).await?;
-        let (fresh, place) = (self.export_path(&format!("{target}.new")), self.export_path(target));
-        let write = || {
-            std::fs::create_dir_all(&fresh)?;
-            std::fs::write(fresh.join("config.ini"), config)?;
-            if place.exists() {
-                std::fs::remove_dir_all(&place)?;
-            }
-            std::fs::rename(&fresh, &place)
-        };
-        write().map_err(|error| Self::exports_error(&error))
+        self.exports().finalize(target, config)
     }
 
     async fn list_exports(&self) -> Result<Vec<String>> {
         self.enter(Verb::ListExports, None).await?;
-        let Ok(entries) = std::fs::read_dir(self.world.exports_dir(&self.name)) else {
-            return Ok(Vec::new());
-        };
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let mut names: Vec<String> = names.collect();
-        names.sort();
-        Ok(names)
+        Ok(self.exports().list())
     }
 
     async fn export_info(&self, path: &str) -> Result<String> {
         self.enter(Verb::ExportInfo, None).await?;
-        let text = std::fs::read_to_string(self.export_path(path).join("config.ini"));
-        text.map_err(|_| failed("Export info file doesn't have the required fields"))
+        self.exports().info(path)
     }
 
     async fn remove_export(&self, name: &str) -> Result<()> {
         self.enter(Verb::RemoveExport, None).await?;
-        let removed = std::fs::remove_dir_all(self.export_path(name));
-        removed.map_err(|error| failed(format!("Error while removing the export: {error}")))
+        self.exports().remove(name)
     }
 
     async fn import_disk(
@@ -924,23 +890,14 @@ impl Node for FakeNode {
         instance: &InstanceSpec,
         index: usize,
         source: &str,
-        _compress: &str,
+        compress: &str,
         params: &OsParams,
         out: Feedback,
     ) -> Result<()> {
         self.enter(Verb::ImportDisk, Some(&instance.name)).await?;
-        let setup = self.world.setup();
-        let script = OsScript {
-            search_path: &setup.os_search_path,
-            instance,
-            params,
-            script: "import",
-            extra: Vec::new(),
-            device: Some(("IMPORT", index)),
-            stdin: std::fs::File::open(source).ok(),
-            timeout: setup.script_timeout,
-        };
-        script.run(&out).await.map(drop)
+        let stage = self.stage(instance)?;
+        let dump = self.exports().open_dump(source)?;
+        stage.scripts(instance, params).import(index, dump, compress, out).await
     }
 
     async fn storage_list(&self, kind: StorageType, names: &[String]) -> Result<Vec<StorageRow>> {
@@ -983,7 +940,7 @@ impl Node for FakeNode {
         self.enter(Verb::RunHooks, None).await?;
         let setup = self.world.setup();
         let Some(base) = &setup.hooks_dir else { return Ok(Vec::new()) };
-        Ok(scripts::run_hooks(base, path, phase, env, setup.script_timeout).await)
+        Ok(hooks::run(base, path, phase, env).await)
     }
 
     async fn powercycle(&self, _hypervisor: Hypervisor) -> Result<String> {
@@ -1000,7 +957,6 @@ impl Node for FakeNode {
     ) -> Result<String> {
         self.enter(Verb::RunIallocator, None).await?;
         let setup = self.world.setup();
-        let path = &setup.iallocator_search_path;
-        scripts::run_iallocator(path, name, options, request, setup.script_timeout).await
+        iallocator::run(&setup.iallocator_search_path, name, options, request).await
     }
 }

@@ -1,13 +1,14 @@
 //! Simulated nodes behave: memory and disks are counted, mirrors sync, instances move, and all of it outlives the daemon.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use model::name::Uuid;
 use serde_json::json;
 
 use super::*;
 
-fn disk(uuid: &str, template: DiskTemplate, logical_id: Value, size_mib: u64) -> DiskSpec {
+fn disk(uuid: &str, template: DiskTemplate, logical_id: &Value, size_mib: u64) -> DiskSpec {
     DiskSpec {
         uuid: Uuid::new(uuid),
         name: None,
@@ -24,17 +25,17 @@ fn disk(uuid: &str, template: DiskTemplate, logical_id: Value, size_mib: u64) ->
 }
 
 fn plain(size_mib: u64) -> DiskSpec {
-    disk("d-plain", DiskTemplate::Plain, json!(["xenvg", "a.disk0"]), size_mib)
+    disk("d-plain", DiskTemplate::Plain, &json!(["xenvg", "a.disk0"]), size_mib)
 }
 
 fn drbd(size_mib: u64) -> DiskSpec {
     let id = json!(["node1", "node2", 11000, 0, 3, "secret"]);
-    let mut drbd = disk("d-drbd", DiskTemplate::Drbd, id, size_mib);
+    let mut drbd = disk("d-drbd", DiskTemplate::Drbd, &id, size_mib);
     let data = json!(["xenvg", "a.disk0_data"]);
     let meta = json!(["xenvg", "a.disk0_meta"]);
     drbd.children = vec![
-        disk("d-data", DiskTemplate::Plain, data, size_mib),
-        disk("d-meta", DiskTemplate::Plain, meta, 128),
+        disk("d-data", DiskTemplate::Plain, &data, size_mib),
+        disk("d-meta", DiskTemplate::Plain, &meta, 128),
     ];
     drbd
 }
@@ -132,7 +133,7 @@ async fn mirrors_sync_at_their_speed() {
 
 #[tokio::test]
 async fn instances_move_to_nodes_that_accept_them() {
-    let shared = || disk("d", DiskTemplate::Sharedfile, json!(["loop", "/shared/a"]), 1024);
+    let shared = || disk("d", DiskTemplate::Sharedfile, &json!(["loop", "/shared/a"]), 1024);
     let (_world, one, two) = world(WorldSetup::default());
     let web1 = instance(vec![shared()]);
     one.create_disk(&web1, &shared()).await.unwrap();
@@ -260,10 +261,10 @@ async fn scripts_are_really_run() {
     assert_eq!(error.to_string(), text);
 
     node.export_disk(&web1, 0, "web1", "none", &params, quiet()).await.unwrap();
-    node.finalize_export(&web1, "web1", "[export]\n").await.unwrap();
+    node.finalize_export(&web1, "web1", "[export]\n[instance]\n").await.unwrap();
     assert_eq!(node.list_exports().await.unwrap(), ["web1"]);
-    assert_eq!(node.export_info("web1").await.unwrap(), "[export]\n");
-    let dump = node.export_path("web1").join("d-plain").display().to_string();
+    assert_eq!(node.export_info("web1").await.unwrap(), "[export]\n[instance]\n");
+    let dump = node.exports().dir.join("web1/d-plain").display().to_string();
     node.import_disk(&web1, 0, &dump, "none", &params, quiet()).await.unwrap();
     node.remove_export("web1").await.unwrap();
     assert!(node.remove_export("web1").await.is_err());

@@ -68,8 +68,6 @@ pub struct WorldSetup {
     pub hooks_dir: Option<PathBuf>,
     /// How fast mirrors sync; none means at once.
     pub sync_mib_per_second: Option<u64>,
-    /// How long a script may run.
-    pub script_timeout: Duration,
 }
 
 impl Default for WorldSetup {
@@ -81,7 +79,6 @@ impl Default for WorldSetup {
             iallocator_search_path: Vec::new(),
             hooks_dir: None,
             sync_mib_per_second: None,
-            script_timeout: Duration::from_secs(3600),
         }
     }
 }
@@ -309,6 +306,11 @@ impl World {
     /// Where a node keeps the exports that it received.
     pub(super) fn exports_dir(&self, node: &str) -> PathBuf {
         self.dir.join("exports").join(node)
+    }
+
+    /// Where the output of operating systems' scripts is kept.
+    pub(super) fn os_log_dir(&self) -> PathBuf {
+        self.dir.join("log").join("os")
     }
 
     pub(super) fn truth(&self) -> MutexGuard<'_, Truth> {
