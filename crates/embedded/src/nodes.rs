@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use model::config::Config;
 use model::name::Uuid;
@@ -13,15 +13,19 @@ use node::{Node, NodeState};
 
 /// The nodes that can be asked. Filled when the engine starts; a cluster keeps its nodes.
 #[derive(Default)]
-pub struct Nodes(RwLock<HashMap<Uuid, Arc<dyn Node>>>);
+pub struct Nodes {
+    by_uuid: RwLock<HashMap<Uuid, Arc<dyn Node>>>,
+    /// What simulated nodes share, and the directory that their setup speaks of.
+    world: OnceLock<(Arc<World>, PathBuf)>,
+}
 
 impl Nodes {
     pub fn insert(&self, uuid: Uuid, node: Arc<dyn Node>) {
-        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(uuid, node);
+        self.by_uuid.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(uuid, node);
     }
 
     pub fn get(&self, uuid: &Uuid) -> Option<Arc<dyn Node>> {
-        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(uuid).cloned()
+        self.by_uuid.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(uuid).cloned()
     }
 
     /// What is known about a node now.
@@ -31,8 +35,18 @@ impl Nodes {
 
     /// All of them, in no order.
     pub fn all(&self) -> Vec<(Uuid, Arc<dyn Node>)> {
-        let map = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let map = self.by_uuid.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         map.iter().map(|(uuid, node)| (uuid.clone(), node.clone())).collect()
+    }
+}
+
+impl Nodes {
+    /// Sets simulated nodes up as the cluster's settings are now: other directories, another volume group. A real node reads
+    /// them when it is opened.
+    pub(crate) fn follow(&self, config: &Config) {
+        if let Some((world, data_dir)) = self.world.get() {
+            world.configure(world_setup(config, data_dir));
+        }
     }
 }
 
@@ -44,6 +58,8 @@ pub(crate) async fn open(nodes: &Nodes, config: &Config, data_dir: &Path) -> nod
         for node in config.nodes.values() {
             nodes.insert(node.meta.uuid.clone(), world.node(&node.name));
         }
+        // Nodes are opened once; a second world would be the same.
+        nodes.world.get_or_init(|| (world, data_dir.to_owned()));
     } else {
         for node in config.nodes.values() {
             let local = LocalNode::open(local_options(config, data_dir, &node.name)).await?;

@@ -14,7 +14,7 @@ fn disk(uuid: &str, template: DiskTemplate, logical_id: &Value, size_mib: u64) -
         name: None,
         iv_name: "disk/0".into(),
         dev_type: template,
-        logical_id: serde_json::from_value(logical_id).unwrap(),
+        logical_id: serde_json::from_value(logical_id.clone()).unwrap(),
         size_mib,
         mode: "rw".into(),
         spindles: None,

@@ -461,6 +461,7 @@ impl LogicalUnit for ClusterSetParams {
                 Ok(said)
             })
             .await?;
+        cx.nodes().follow(&cx.config());
         for text in said {
             cx.log(&text);
         }
