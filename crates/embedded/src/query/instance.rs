@@ -31,6 +31,8 @@ pub(super) struct Cx<'a> {
     disks: OnceCell<Vec<Arc<Disk>>>,
     hvparams: OnceCell<Dict>,
     beparams: OnceCell<Dict>,
+    /// Of each NIC, filled.
+    nicparams: OnceCell<Vec<Dict>>,
     seen: OnceCell<Seen>,
 }
 
@@ -42,6 +44,7 @@ impl<'a> Cx<'a> {
             disks: OnceCell::new(),
             hvparams: OnceCell::new(),
             beparams: OnceCell::new(),
+            nicparams: OnceCell::new(),
             seen: OnceCell::new(),
         }
     }
@@ -100,15 +103,24 @@ impl<'a> Cx<'a> {
     }
 
     /// A filled parameter of a NIC; the VLAN means something with Open vSwitch only, the bridge with a bridge only.
-    fn nic_param(&self, nic: &Nic, what: NicParam) -> Option<String> {
-        let filled = nic::fill(&self.live.config.cluster, &nic.nicparams);
-        let text = |name: &str| filled.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
+    fn nic_param(&self, index: usize, what: NicParam) -> Option<&str> {
+        let cluster = &self.live.config.cluster;
+        let filled = self.nicparams.get_or_init(|| {
+            self.instance.nics.iter().map(|nic| nic::fill(cluster, &nic.nicparams)).collect()
+        });
+        let filled = filled.get(index)?;
+        let text = |name: &str| filled.get(name).and_then(Value::as_str).unwrap_or("");
         match what {
             NicParam::Mode => Some(text("mode")),
             NicParam::Link => Some(text("link")),
             NicParam::Vlan => (text("mode") == "openvswitch").then(|| text("vlan")),
             NicParam::Bridge => (text("mode") == "bridged").then(|| text("link")),
         }
+    }
+
+    /// That parameter of all NICs.
+    fn nic_params(&self, what: NicParam) -> Cell {
+        list(0..self.instance.nics.len(), |at| self.nic_param(at, what))
     }
 
     fn status(&self) -> &'static str {
@@ -322,21 +334,26 @@ fn disk_rows() -> Vec<Field> {
 }
 
 /// A field of each NIC by index: `(name, title, what of it, value)`.
-type NicRow =
-    (&'static str, &'static str, &'static str, for<'a> fn(&'a Cx<'_>, &'a Nic) -> Option<String>);
+type NicRow = (
+    &'static str,
+    &'static str,
+    &'static str,
+    for<'a> fn(&'a Cx<'_>, usize, &'a Nic) -> Option<&'a str>,
+);
 
 #[rustfmt::skip]
 const NIC_ROWS: &[NicRow] = &[
-    ("ip", "NicIP", "IP address", |_, nic| nic.ip.clone()),
-    ("uuid", "NicUUID", "UUID address", |_, nic| Some(nic.uuid.to_string())),
-    ("mac", "NicMAC", "MAC address", |_, nic| Some(nic.mac.clone())),
-    ("name", "NicName", "Name address", |_, nic| nic.name.clone()),
-    ("network", "NicNetwork", "Network", |_, nic| nic.network.as_ref().map(Uuid::to_string)),
-    ("mode", "NicMode", "Mode", |cx, nic| cx.nic_param(nic, NicParam::Mode)),
-    ("link", "NicLink", "Link", |cx, nic| cx.nic_param(nic, NicParam::Link)),
-    ("vlan", "NicVLAN", "VLAN", |cx, nic| cx.nic_param(nic, NicParam::Vlan)),
-    ("network.name", "NicNetworkName", "Network name", |cx, nic| cx.network(nic).map(|network| network.name.clone())),
-    ("bridge", "NicBridge", "Bridge", |cx, nic| cx.nic_param(nic, NicParam::Bridge)),
+    ("ip", "NicIP", "IP address", |_, _, nic| nic.ip.as_deref()),
+    ("uuid", "NicUUID", "UUID address", |_, _, nic| Some(nic.uuid.as_str())),
+    ("mac", "NicMAC", "MAC address", |_, _, nic| Some(nic.mac.as_str())),
+    ("name", "NicName", "Name address", |_, _, nic| nic.name.as_deref()),
+    ("network", "NicNetwork", "Network", |_, _, nic| nic.network.as_ref().map(Uuid::as_str)),
+    ("mode", "NicMode", "Mode", |cx, at, _| cx.nic_param(at, NicParam::Mode)),
+    ("link", "NicLink", "Link", |cx, at, _| cx.nic_param(at, NicParam::Link)),
+    ("vlan", "NicVLAN", "VLAN", |cx, at, _| cx.nic_param(at, NicParam::Vlan)),
+    ("network.name", "NicNetworkName", "Network name",
+        |cx, _, nic| cx.network(nic).map(|network| network.name.as_str())),
+    ("bridge", "NicBridge", "Bridge", |cx, at, _| cx.nic_param(at, NicParam::Bridge)),
 ];
 
 #[rustfmt::skip]
@@ -353,13 +370,13 @@ fn nic_rows() -> Vec<Field> {
         row("nic.uuids", "NIC_UUIDs", Other, "List containing each network interface's UUID",
             |cx| list(&cx.instance.nics, |nic| &nic.uuid)),
         row("nic.modes", "NIC_modes", Other, "List containing each network interface's mode",
-            |cx| list(&cx.instance.nics, |nic| cx.nic_param(nic, NicParam::Mode))),
+            |cx| cx.nic_params(NicParam::Mode)),
         row("nic.vlans", "NIC_VLANs", Other, "List containing each network interface's VLAN",
-            |cx| list(&cx.instance.nics, |nic| cx.nic_param(nic, NicParam::Vlan))),
+            |cx| cx.nic_params(NicParam::Vlan)),
         row("nic.bridges", "NIC_bridges", Other, "List containing each network interface's bridge",
-            |cx| list(&cx.instance.nics, |nic| cx.nic_param(nic, NicParam::Bridge))),
+            |cx| cx.nic_params(NicParam::Bridge)),
         row("nic.links", "NIC_links", Other, "List containing each network interface's link",
-            |cx| list(&cx.instance.nics, |nic| cx.nic_param(nic, NicParam::Link))),
+            |cx| cx.nic_params(NicParam::Link)),
         row("nic.networks", "NIC_networks", Other, "List containing each interface's network",
             |cx| list(&cx.instance.nics, |nic| nic.network.as_ref().map(Uuid::to_string))),
         row("nic.networks.names", "NIC_networks_names", Other,
@@ -370,7 +387,7 @@ fn nic_rows() -> Vec<Field> {
         for (name, title, what, value) in NIC_ROWS {
             let doc = format!("{what} of {} network interface", ordinal(at + 1));
             rows.push(row(&format!("nic.{name}/{at}"), &format!("{title}/{at}"), Text, &doc,
-                move |cx| or_unavailable(cx.nic(at).and_then(|nic| value(cx, nic)))));
+                move |cx| or_unavailable(cx.nic(at).and_then(|nic| value(cx, at, nic)))));
         }
     }
     rows

@@ -3,16 +3,16 @@
 //!
 //! A list remembers what it was computed from: the configuration's maps, which share their structure from snapshot to
 //! snapshot, and the nodes' states. As long as these are the same allocations, it is the answer. Otherwise the instances
-//! that differ are found by comparing pointers, walking both maps in step, and only their rows are computed anew; a row that
+//! that differ are found by comparing the maps where they do not share, and only their rows are computed anew; a row that
 //! comes out the same stays the same allocation. What all instances share (cluster parameters, node and network names) is
 //! compared by value, since it is small and its objects change for many other reasons.
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ::node::{InstanceRun, NodeState};
 use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use model::compat::Compat;
 use model::config::{Config, Disk, Instance};
 use model::error::Result;
@@ -100,7 +100,7 @@ impl Lists {
         match kept(&mut inner.instances, clock, Item::Instance, &[], make) {
             Ok(list) => {
                 list.refresh(live);
-                list.slots.iter().map(|slot| slot.instance.clone()).collect()
+                list.instances.clone()
             }
             // No fields, so none is unknown.
             Err(_) => Vec::new(),
@@ -183,42 +183,8 @@ fn same_by<T>(
     a.ptr_eq(b) || (a.len() == b.len() && a.iter().zip(b.iter()).all(pair))
 }
 
-/// What became of the entries of a map: `(before, after)`, those that are not the same.
-fn changes<'a, K: Ord + Clone, V: Clone>(
-    old: &'a OrdMap<K, V>,
-    new: &'a OrdMap<K, V>,
-    same: impl Fn(&V, &V) -> bool,
-) -> Vec<(Option<&'a V>, Option<&'a V>, &'a K)> {
-    let mut found = Vec::new();
-    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
-    loop {
-        let order = match (old.peek(), new.peek()) {
-            (None, None) => return found,
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some((a, _)), Some((b, _))) => a.cmp(b),
-        };
-        let before = if order == Ordering::Greater { None } else { old.next() };
-        let after = if order == Ordering::Less { None } else { new.next() };
-        let (key, differs) = match (before, after) {
-            (Some((key, a)), Some((_, b))) => (key, !same(a, b)),
-            (Some((key, _)), None) | (None, Some((key, _))) => (key, true),
-            (None, None) => return found,
-        };
-        if differs {
-            found.push((before.map(|(_, value)| value), after.map(|(_, value)| value), key));
-        }
-    }
-}
-
 type Instances = OrdMap<Uuid, Arc<Instance>>;
-
-/// An instance in a list.
-struct Slot {
-    instance: Arc<Instance>,
-    /// Kept by lists that read them.
-    disks: Vec<Arc<Disk>>,
-}
+type Disks = OrdMap<Uuid, Arc<Disk>>;
 
 /// A list of all instances.
 struct InstanceList {
@@ -227,9 +193,11 @@ struct InstanceList {
     reads_disks: bool,
     sources: Option<Sources>,
     /// In natural order.
-    slots: Vec<Slot>,
-    /// Beside the slots.
+    instances: Vec<Arc<Instance>>,
+    /// Beside the instances.
     rows: Vec<Row>,
+    /// Disk to instance; empty for a list that does not read disks.
+    owners: HashMap<Uuid, Uuid>,
 }
 
 impl InstanceList {
@@ -237,7 +205,9 @@ impl InstanceList {
         let fields = instance::table().select(fields)?;
         let reads = fields.iter().map(|field| field.reads).max().unwrap_or(Reads::Config);
         let reads_disks = fields.iter().any(|field| field.reads == Reads::Disks);
-        Ok(Self { fields, reads, reads_disks, sources: None, slots: Vec::new(), rows: Vec::new() })
+        let sources = None;
+        let (instances, rows) = (Vec::new(), Vec::new());
+        Ok(Self { fields, reads, reads_disks, sources, instances, rows, owners: HashMap::new() })
     }
 
     fn refresh(&mut self, live: &Live<'_>) {
@@ -262,39 +232,41 @@ impl InstanceList {
         plain_row(&self.fields, &instance::Cx::new(live, instance))
     }
 
-    fn slot(&self, live: &Live<'_>, instance: &Arc<Instance>) -> Slot {
-        let disks =
-            if self.reads_disks { live.config.instance_disks(instance) } else { Vec::new() };
-        Slot { instance: instance.clone(), disks }
-    }
-
     fn rebuild(&mut self, live: &Live<'_>) {
-        let slots = std::mem::take(&mut self.slots);
-        let rows = std::mem::take(&mut self.rows);
-        let uuids = slots.iter().map(|slot| slot.instance.meta.uuid.clone());
-        let old: HashMap<Uuid, Row> = uuids.zip(rows).collect();
-        let mut instances: Vec<&Arc<Instance>> = live.config.instances.values().collect();
-        instances.sort_by(|a, b| natural_cmp(&a.name, &b.name));
-        self.slots = instances.iter().map(|instance| self.slot(live, instance)).collect();
-        let rows = instances.iter().map(|instance| {
+        let uuids = self.instances.iter().map(|instance| instance.meta.uuid.clone());
+        let old: HashMap<Uuid, Row> = uuids.zip(std::mem::take(&mut self.rows)).collect();
+        self.instances = live.config.instances.values().cloned().collect();
+        self.instances.sort_by(|a, b| natural_cmp(&a.name, &b.name));
+        let rows = self.instances.iter().map(|instance| {
             let row = self.row(live, instance);
             old.get(&instance.meta.uuid).filter(|old| **old == row).cloned().unwrap_or(row)
         });
         self.rows = rows.collect();
+        self.owners.clear();
+        for instance in self.instances.clone() {
+            self.own_disks(&instance);
+        }
+    }
+
+    fn own_disks(&mut self, instance: &Instance) {
+        if self.reads_disks {
+            let owned =
+                instance.disks.iter().map(|disk| (disk.clone(), instance.meta.uuid.clone()));
+            self.owners.extend(owned);
+        }
     }
 
     fn find(&self, name: &str) -> Result<usize, usize> {
-        self.slots.binary_search_by(|slot| natural_cmp(&slot.instance.name, name))
+        self.instances.binary_search_by(|instance| natural_cmp(&instance.name, name))
     }
 
     /// Brings the list from one state of things to the next.
     fn update(&mut self, live: &Live<'_>, old: &Sources, new: &Sources) {
-        let (before, after) = (&old.config.instances, &new.config.instances);
-        if !before.ptr_eq(after) {
-            self.update_instances(live, before, after);
+        if !old.config.instances.ptr_eq(&new.config.instances) {
+            self.update_instances(live, &old.config.instances, &new.config.instances);
         }
         if self.reads_disks && !old.config.disks.ptr_eq(&new.config.disks) {
-            self.update_disks(live);
+            self.update_disks(live, &old.config.disks, &new.config.disks);
         }
         for ((uuid, before), (_, after)) in old.states.iter().zip(&new.states) {
             if !same_state(before.as_ref(), after.as_ref()) {
@@ -306,49 +278,62 @@ impl InstanceList {
     /// Takes out what is gone or renamed, computes anew what changed, puts in what is new or renamed; in this order, since
     /// names can change hands.
     fn update_instances(&mut self, live: &Live<'_>, before: &Instances, after: &Instances) {
-        let changes = changes(before, after, Arc::ptr_eq);
-        let stays = |old: &Arc<Instance>, new: Option<&Arc<Instance>>| {
-            new.is_some_and(|new| new.name == old.name)
-        };
-        for (old, new, _) in &changes {
-            if let Some(old) = old.filter(|old| !stays(old, *new))
-                && let Ok(at) = self.find(&old.name)
-            {
-                self.slots.remove(at);
+        let mut changed: Vec<&Arc<Instance>> = Vec::new();
+        let mut added: Vec<&Arc<Instance>> = Vec::new();
+        for item in before.diff(after) {
+            let gone = match item {
+                DiffItem::Add(_, new) => {
+                    added.push(new);
+                    continue;
+                }
+                DiffItem::Update { old: (_, old), new: (_, new) } if old.name == new.name => {
+                    changed.push(new);
+                    continue;
+                }
+                DiffItem::Update { old: (_, old), new: (_, new) } => {
+                    added.push(new);
+                    old
+                }
+                DiffItem::Remove(_, old) => old,
+            };
+            if let Ok(at) = self.find(&gone.name) {
+                self.instances.remove(at);
                 self.rows.remove(at);
             }
-        }
-        for (old, new, _) in &changes {
-            let Some(new) = new else { continue };
-            match (old.is_some_and(|old| stays(old, Some(*new))), self.find(&new.name)) {
-                (true, Ok(at)) => {
-                    self.slots[at] = self.slot(live, new);
-                    self.recompute(live, at);
-                }
-                (_, Ok(at) | Err(at)) => {
-                    let (slot, row) = (self.slot(live, new), self.row(live, new));
-                    self.slots.insert(at, slot);
-                    self.rows.insert(at, row);
-                }
+            for disk in &gone.disks {
+                self.owners.remove(disk);
             }
+        }
+        for instance in changed {
+            if let Ok(at) = self.find(&instance.name) {
+                self.instances[at] = instance.clone();
+                self.recompute(live, at);
+            }
+            self.own_disks(instance);
+        }
+        for instance in added {
+            let (Ok(at) | Err(at)) = self.find(&instance.name);
+            let row = self.row(live, instance);
+            self.instances.insert(at, instance.clone());
+            self.rows.insert(at, row);
+            self.own_disks(instance);
         }
     }
 
     fn recompute(&mut self, live: &Live<'_>, at: usize) {
-        let row = self.row(live, &self.slots[at].instance);
+        let row = self.row(live, &self.instances[at]);
         if *self.rows[at] != *row {
             self.rows[at] = row;
         }
     }
 
-    fn update_disks(&mut self, live: &Live<'_>) {
-        for at in 0..self.slots.len() {
-            let Slot { instance, disks } = &self.slots[at];
-            let now = disks.iter().map(|disk| live.config.disks.get(&disk.meta.uuid));
-            let same =
-                now.zip(disks).all(|(now, disk)| now.is_some_and(|now| Arc::ptr_eq(now, disk)));
-            if !same || disks.len() != instance.disks.len() {
-                self.slots[at] = self.slot(live, &instance.clone());
+    fn update_disks(&mut self, live: &Live<'_>, before: &Disks, after: &Disks) {
+        for item in before.diff(after) {
+            let (DiffItem::Add(disk, _)
+            | DiffItem::Remove(disk, _)
+            | DiffItem::Update { new: (disk, _), .. }) = item;
+            let owner = self.owners.get(disk).and_then(|owner| live.config.instances.get(owner));
+            if let Some(Ok(at)) = owner.map(|owner| self.find(&owner.name)) {
                 self.recompute(live, at);
             }
         }
@@ -363,18 +348,21 @@ impl InstanceList {
         after: Option<&NodeState>,
     ) {
         let nothing = OrdMap::new();
-        let runs = |state: Option<&NodeState>| {
-            state.map_or_else(|| nothing.clone(), |s| s.instances.clone())
-        };
-        let (runs_before, runs_after) = (runs(before), runs(after));
-        for (_, _, name) in changes(&runs_before, &runs_after, same_run) {
+        let runs_before = before.map_or(&nothing, |state| &state.instances);
+        let runs_after = after.map_or(&nothing, |state| &state.instances);
+        for item in runs_before.diff(runs_after) {
+            let name = match item {
+                DiffItem::Update { old: (_, old), new: (_, new) } if same_run(old, new) => continue,
+                DiffItem::Update { new: (name, _), .. } => name,
+                DiffItem::Add(name, _) | DiffItem::Remove(name, _) => name,
+            };
             if let Ok(at) = self.find(name) {
                 self.recompute(live, at);
             }
         }
         if before.is_some() != after.is_some() {
-            for at in 0..self.slots.len() {
-                if self.slots[at].instance.primary_node == *node {
+            for at in 0..self.instances.len() {
+                if self.instances[at].primary_node == *node {
                     self.recompute(live, at);
                 }
             }

@@ -3,7 +3,9 @@
 //! One row per hypervisor and parameter, in the order in which Ganeti checks them (3.0, `PARAMETERS` of each
 //! `hypervisor/hv_*.py`); what is shown is sorted by name.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
@@ -401,6 +403,15 @@ pub fn globals(compat: Compat) -> &'static [&'static str] {
 
 /// The built-in defaults, sorted by name.
 pub fn defaults(hypervisor: Hypervisor, compat: Compat) -> Dict {
+    static DEFAULTS: LazyLock<HashMap<(Hypervisor, Compat), Dict>> = LazyLock::new(|| {
+        let releases = [Compat::V30, Compat::V31];
+        let all = Hypervisor::ALL.iter().flat_map(|one| releases.map(|compat| (*one, compat)));
+        all.map(|(one, compat)| ((one, compat), sorted_defaults(one, compat))).collect()
+    });
+    DEFAULTS.get(&(hypervisor, compat)).cloned().unwrap_or_default()
+}
+
+fn sorted_defaults(hypervisor: Hypervisor, compat: Compat) -> Dict {
     let mut defaults: Dict = table(hypervisor, compat)
         .map(|row| (row.row.name.to_owned(), row.default(compat)))
         .collect();
@@ -449,9 +460,8 @@ pub fn fill_without_globals(
     compat: Compat,
 ) -> Dict {
     let mut filled = fill(cluster, hypervisor, os, overrides, compat);
-    for name in globals(compat) {
-        filled.shift_remove(*name);
-    }
+    let globals = globals(compat);
+    filled.retain(|name, _| !globals.contains(&name.as_str()));
     filled
 }
 

@@ -1,262 +1,25 @@
-//! Queries against a small cluster: what a real one of Ganeti 3.0.2 answered about the same objects.
+//! What a real cluster of Ganeti 3.0.2 answered about the same objects.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ::node::{Console, InstanceRun, NodeState, RunState, StorageUnit};
 use model::compat::Compat;
-use model::config::{
-    Cluster, Config, Disk, Filter, Instance, Meta, NetworkLink, Nic, Node, NodeGroup,
-};
+use model::config::{Filter, NetworkLink, NodeGroup};
 use model::job::Job;
-use model::name::{JobId, Uuid};
-use model::param::{
-    AdminState, AdminStateSource, AllocPolicy, Dict, DiskTemplate, Hypervisor, StorageType, TagKind,
-};
-use model::query::{Item, Row};
+use model::name::JobId;
+use model::param::TagKind;
+use model::query::Item;
 use model::units::Timestamp;
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{JobsWanted, Live, LockRow, NodeExports, Queries, Request};
-
-/// A cluster and what its nodes say.
-struct World {
-    config: Config,
-    states: BTreeMap<Uuid, Arc<NodeState>>,
-    queries: Queries,
-}
-
-fn uuid(text: &str) -> Uuid {
-    Uuid::new(text)
-}
-
-fn meta(text: &str) -> Meta {
-    Meta::new(uuid(text), 1000.5)
-}
-
-fn dict(value: Value) -> Dict {
-    match value {
-        Value::Object(dict) => dict,
-        other => panic!("{other}"),
-    }
-}
-
-fn node(name: &str) -> Node {
-    Node {
-        meta: meta(name),
-        tags: Default::default(),
-        name: format!("{name}.gnt.example"),
-        primary_ip: "10.77.0.11".into(),
-        secondary_ip: "10.77.0.11".into(),
-        master_candidate: true,
-        offline: false,
-        drained: false,
-        master_capable: true,
-        vm_capable: true,
-        group: uuid("group"),
-        ndparams: Dict::new(),
-        powered: true,
-        hv_state_static: Dict::new(),
-        disk_state_static: Dict::new(),
-    }
-}
-
-fn state() -> NodeState {
-    NodeState {
-        version: 1,
-        reachable: true,
-        boot_id: "boot".into(),
-        memory_total_mib: 24105,
-        memory_host_mib: 551,
-        memory_free_mib: 23306,
-        cpu_total: 2,
-        cpu_sockets: 1,
-        cpu_nodes: 1,
-        cpu_host: 2,
-        storage: vec![StorageUnit {
-            kind: StorageType::File,
-            key: "/srv".into(),
-            total_mib: 258_019,
-            free_mib: 72512,
-        }],
-        instances: Default::default(),
-        hypervisor_version: String::new(),
-    }
-}
-
-fn nic(index: usize, params: Value, name: Option<&str>, ip: Option<&str>) -> Nic {
-    Nic {
-        uuid: uuid(&format!("nic{index}")),
-        name: name.map(str::to_owned),
-        mac: format!("aa:00:00:00:00:0{index}"),
-        ip: ip.map(str::to_owned),
-        network: None,
-        nicparams: dict(params),
-    }
-}
-
-fn instance(name: &str, primary: &str, admin_state: AdminState) -> Instance {
-    Instance {
-        meta: meta(name),
-        tags: Default::default(),
-        name: format!("{name}.gnt.example"),
-        primary_node: uuid(primary),
-        os: "noop".into(),
-        hypervisor: Hypervisor::Fake,
-        hvparams: Dict::new(),
-        beparams: Dict::new(),
-        osparams: Dict::new(),
-        osparams_private: Dict::new(),
-        admin_state,
-        admin_state_source: AdminStateSource::Admin,
-        nics: Vec::new(),
-        disks: Vec::new(),
-        disks_active: admin_state == AdminState::Up,
-        network_port: None,
-        forthcoming: false,
-        disk_template: DiskTemplate::Diskless,
-    }
-}
-
-fn disk(name: &str, size_mib: u64, label: Option<&str>) -> Disk {
-    Disk {
-        meta: meta(name),
-        dev_type: DiskTemplate::File,
-        logical_id: Vec::new(),
-        children: Vec::new(),
-        nodes: vec![uuid("node2")],
-        iv_name: "disk/0".into(),
-        size_mib,
-        mode: "rw".into(),
-        name: label.map(str::to_owned),
-        spindles: None,
-        params: Dict::new(),
-    }
-}
-
-fn run(memory_mib: u64) -> InstanceRun {
-    InstanceRun { state: RunState::Running, memory_mib, vcpus: 1, cpu_seconds: 0.0 }
-}
-
-impl World {
-    fn new() -> Self {
-        let mut cluster = Cluster::new(
-            meta("cluster"),
-            "cluster.gnt.example",
-            uuid("node1"),
-            "10.77.0.1",
-            vec![Hypervisor::Fake, Hypervisor::Kvm],
-            vec![DiskTemplate::Diskless, DiskTemplate::File, DiskTemplate::Sharedfile],
-        );
-        cluster.nicparams =
-            dict(json!({"default": {"mode": "bridged", "link": "gnt0", "vlan": ""}}));
-        let mut config = Config::new(cluster);
-        let group = NodeGroup {
-            meta: meta("group"),
-            tags: Default::default(),
-            name: "default".into(),
-            alloc_policy: AllocPolicy::Preferred,
-            ndparams: Dict::new(),
-            ipolicy: Dict::new(),
-            diskparams: Dict::new(),
-            hv_state_static: Dict::new(),
-            disk_state_static: Dict::new(),
-            networks: Default::default(),
-        };
-        config.put_group(Arc::new(group));
-        let mut states = BTreeMap::new();
-        for name in ["node1", "node2", "node10"] {
-            config.put_node(Arc::new(node(name)));
-            states.insert(uuid(name), Arc::new(state()));
-        }
-        let mut world = Self { config, states, queries: Queries::default() };
-
-        let mut one = instance("params1", "node1", AdminState::Up);
-        one.beparams = dict(json!({"maxmem": 256, "minmem": 128}));
-        one.nics = vec![
-            nic(0, json!({}), None, None),
-            nic(1, json!({"mode": "routed"}), None, Some("10.1.1.1")),
-        ];
-        world.config.put_instance(Arc::new(one));
-        world.start("node1", "params1", 256);
-        let mut ten = instance("params10", "node2", AdminState::Down);
-        ten.nics = vec![nic(2, json!({"vlan": ".3"}), Some("eth"), None)];
-        ten.tags = ["b", "a"].map(str::to_owned).into_iter().collect();
-        for (name, size, label) in [("disk0", 16, None), ("disk1", 20, Some("data"))] {
-            world.config.put_disk(Arc::new(disk(name, size, label)), None);
-            ten.disks.push(uuid(name));
-        }
-        world.config.put_instance(Arc::new(ten));
-        world
-    }
-
-    fn start(&mut self, node: &str, name: &str, memory_mib: u64) {
-        self.edit_state(node, |state| {
-            state.instances.insert(format!("{name}.gnt.example"), run(memory_mib));
-        });
-    }
-
-    fn edit_state(&mut self, node: &str, edit: impl FnOnce(&mut NodeState)) {
-        let mut state = NodeState::clone(&self.states[&uuid(node)]);
-        state.version += 1;
-        edit(&mut state);
-        self.states.insert(uuid(node), Arc::new(state));
-    }
-
-    fn edit_instance(&mut self, name: &str, edit: impl FnOnce(&mut Instance)) {
-        let mut instance = Instance::clone(&self.config.instances[&uuid(name)]);
-        edit(&mut instance);
-        self.config.put_instance(Arc::new(instance));
-        self.config.version += 1;
-    }
-
-    fn edit_node(&mut self, name: &str, edit: impl FnOnce(&mut Node)) {
-        let mut node = Node::clone(&self.config.nodes[&uuid(name)]);
-        edit(&mut node);
-        self.config.put_node(Arc::new(node));
-    }
-
-    fn live<T>(&self, ask: impl FnOnce(&Live<'_>) -> T) -> T {
-        ask(&Live {
-            config: &self.config,
-            nodes: &|uuid| self.states.get(uuid).cloned(),
-            console: &|_| {
-                Some(Console::Message("Console not available for fake hypervisor".into()))
-            },
-            compat: Compat::V30,
-        })
-    }
-
-    fn ask(&self, resource: &str, filter: &Value, fields: &[&str]) -> Result<Value, String> {
-        let fields: Vec<String> = fields.iter().map(|name| (*name).to_owned()).collect();
-        let answer = Request::parse(resource, &fields, filter)
-            .and_then(|request| self.live(|live| self.queries.query(live, &request)));
-        let answer = answer.map_err(|error| error.to_string())?;
-        Ok(answer
-            .rows
-            .iter()
-            .map(|row| row.iter().map(|cell| cell.to_value()).collect::<Value>())
-            .collect())
-    }
-
-    fn list(&self, item: Item, fields: &[&str]) -> Vec<Row> {
-        self.live(|live| self.queries.items(live, item, &[], fields)).unwrap()
-    }
-
-    /// The list as it is when nothing is kept.
-    fn fresh(&self, item: Item, fields: &[&str]) -> Vec<Row> {
-        self.live(|live| Queries::default().items(live, item, &[], fields)).unwrap()
-    }
-}
+use super::{World, meta, uuid};
+use crate::query::{JobsWanted, LockRow, NodeExports, Request};
 
 #[test]
 fn fields_are_described_as_ganeti_describes_them() {
     let mut described = String::new();
     let mut count = 0;
     for resource in ["instance", "node", "group", "network", "job", "lock", "export", "filter"] {
-        for field in super::fields(resource, None).unwrap() {
+        for field in crate::query::fields(resource, None).unwrap() {
             let kind = field.kind.as_str();
             described += &format!(
                 "{resource} | {} | {} | {kind} | {}\n",
@@ -267,16 +30,16 @@ fn fields_are_described_as_ganeti_describes_them() {
     }
     assert_eq!(count, 410);
     for (ours, theirs) in
-        described.lines().zip(include_str!("../../tests/fixtures/fields-3.0.2.txt").lines())
+        described.lines().zip(include_str!("../../../tests/fixtures/fields-3.0.2.txt").lines())
     {
         assert_eq!(ours, theirs);
     }
-    let unknown = super::fields("lock", Some(&["name".into(), "bogus".into()])).unwrap();
+    let unknown = crate::query::fields("lock", Some(&["name".into(), "bogus".into()])).unwrap();
     assert_eq!(
         unknown[1].to_value(),
         json!({"name": "bogus", "title": "bogus", "kind": "unknown", "doc": "Unknown field 'bogus'"})
     );
-    assert!(super::fields("bogus", None).is_err());
+    assert!(crate::query::fields("bogus", None).is_err());
 }
 
 #[test]
@@ -588,7 +351,8 @@ fn jobs_are_found_by_id() {
     let job = Arc::new(Job::new(JobId(1), Vec::new(), Timestamp(100, 5)));
     let jobs = [(JobId(1), Some(job.clone())), (JobId(9), None)];
     let fields = ["id", "status", "received_ts", "start_ts", "bogus"];
-    let answer = super::query_jobs(&request(&fields, Value::Null), &jobs, Compat::V31).unwrap();
+    let answer =
+        crate::query::query_jobs(&request(&fields, Value::Null), &jobs, Compat::V31).unwrap();
     let rows: Vec<Value> =
         answer.rows.iter().map(|row| row.iter().map(|cell| cell.to_value()).collect()).collect();
     assert_eq!(
@@ -598,14 +362,17 @@ fn jobs_are_found_by_id() {
             [[0, 9], [3, null], [3, null], [3, null], [1, null]],
         ])
     );
-    let filtered =
-        super::query_jobs(&request(&["id"], json!([">", "received_ts", 100])), &jobs, Compat::V31);
+    let filtered = crate::query::query_jobs(
+        &request(&["id"], json!([">", "received_ts", 100])),
+        &jobs,
+        Compat::V31,
+    );
     assert_eq!(filtered.unwrap().rows.len(), 1, "the unknown job has no data, and so passes");
     assert_eq!(
-        super::job_values(&job, &["id", "end_ts"], Compat::V31),
+        crate::query::job_values(&job, &["id", "end_ts"], Compat::V31),
         Ok(vec![json!(1), Value::Null])
     );
-    let error = super::job_values(&job, &["id", "x", "y"], Compat::V31).unwrap_err();
+    let error = crate::query::job_values(&job, &["id", "x", "y"], Compat::V31).unwrap_err();
     assert_eq!(error.to_string(), "('Unknown output fields selected: x, y', 'wrong_input')");
 }
 
@@ -619,7 +386,7 @@ fn locks_exports_and_rules_have_rows() {
     }];
     let fields = ["name", "mode", "owner", "pending"].map(str::to_owned);
     let request = Request::parse("lock", &fields, &Value::Null).unwrap();
-    let answer = super::query_locks(&request, &locks).unwrap();
+    let answer = crate::query::query_locks(&request, &locks).unwrap();
     let row: Vec<Value> = answer.rows[0].iter().map(|cell| cell.to_value()).collect();
     assert_eq!(
         json!(row),
@@ -629,7 +396,7 @@ fn locks_exports_and_rules_have_rows() {
     let mut world = World::new();
     let fields = ["node", "export"].map(str::to_owned);
     let request = Request::parse("export", &fields, &json!(["==", "node", "node2"])).unwrap();
-    assert_eq!(super::export_nodes(&world.config, &request), Ok(vec![uuid("node2")]));
+    assert_eq!(crate::query::export_nodes(&world.config, &request), Ok(vec![uuid("node2")]));
     let of = |exports: Option<&[&str]>, offline| NodeExports {
         node: "node2.gnt.example".into(),
         exports: exports.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
@@ -637,7 +404,7 @@ fn locks_exports_and_rules_have_rows() {
     };
     let exports =
         [of(Some(&["a", "b"]), false), of(Some(&[]), false), of(None, true), of(None, false)];
-    let answer = super::query_exports(&request, &exports).unwrap();
+    let answer = crate::query::query_exports(&request, &exports).unwrap();
     let cells: Vec<Value> = answer.rows.iter().map(|row| row[1].to_value()).collect();
     assert_eq!(json!(cells), json!([[0, "a"], [0, "b"], [4, null], [2, null]]));
 
@@ -650,18 +417,19 @@ fn locks_exports_and_rules_have_rows() {
         reason_trail: json!([]),
     };
     world.config.filters.insert(uuid("rule"), Arc::new(rule));
-    let rows = super::filter_rows(&world.config, None, &["uuid", "action", "watermark"]).unwrap();
+    let rows =
+        crate::query::filter_rows(&world.config, None, &["uuid", "action", "watermark"]).unwrap();
     assert_eq!(*rows[0], vec![json!("rule"), json!("REJECT"), json!(3)]);
     let unknown = ["nosuch".to_owned()];
-    assert_eq!(super::filter_rows(&world.config, Some(&unknown), &["uuid"]), Ok(Vec::new()));
+    assert_eq!(crate::query::filter_rows(&world.config, Some(&unknown), &["uuid"]), Ok(Vec::new()));
 }
 
 #[test]
 fn the_cluster_describes_itself() {
     let world = World::new();
-    let info = super::cluster_info(&world.config, Compat::V30);
+    let info = crate::query::cluster_info(&world.config, Compat::V30);
     let recorded: Value =
-        serde_json::from_str(include_str!("../../../model/tests/fixtures/info-3.0.2.json"))
+        serde_json::from_str(include_str!("../../../../model/tests/fixtures/info-3.0.2.json"))
             .unwrap();
     let keys =
         |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
@@ -680,11 +448,12 @@ fn the_cluster_describes_itself() {
     ] {
         assert_eq!(info[key], recorded[key], "{key}");
     }
-    assert_eq!(super::config_value(&world.config, "cluster_name"), "cluster.gnt.example");
-    assert_eq!(super::config_value(&world.config, "bogus"), Value::Null);
+    assert_eq!(crate::query::config_value(&world.config, "cluster_name"), "cluster.gnt.example");
+    assert_eq!(crate::query::config_value(&world.config, "bogus"), Value::Null);
 
-    let tags =
-        |kind, name| super::tags(&world.config, kind, name).map_err(|error| error.to_string());
+    let tags = |kind, name| {
+        crate::query::tags(&world.config, kind, name).map_err(|error| error.to_string())
+    };
     assert_eq!(tags(TagKind::Instance, "params10"), Ok(vec!["a".into(), "b".into()]));
     assert_eq!(tags(TagKind::Cluster, ""), Ok(vec![]));
     assert_eq!(tags(TagKind::Node, "x"), Err("('Node name x not found', 'unknown_entity')".into()));
@@ -703,141 +472,4 @@ fn names_choose_rows_and_unknown_ones_give_none() {
     let error =
         world.live(|live| world.queries.items(live, Item::Node, &[], &["name", "x"])).unwrap_err();
     assert_eq!(error.to_string(), "('Unknown output fields selected: x', 'wrong_input')");
-}
-
-/// What of a list was kept.
-fn same(a: &[Row], b: &[Row]) -> Vec<bool> {
-    a.iter().zip(b).map(|(a, b)| Arc::ptr_eq(a, b)).collect()
-}
-
-#[test]
-fn rows_are_kept_until_they_change() {
-    let mut world = World::new();
-    let fields = ["name", "status", "disk.sizes", "tags", "nic.networks.names"];
-    let first = world.list(Item::Instance, &fields);
-    assert_eq!(same(&first, &world.list(Item::Instance, &fields)), [true, true]);
-
-    world.edit_instance("params1", |instance| {
-        instance.tags.insert("new".into());
-    });
-    let second = world.list(Item::Instance, &fields);
-    assert_eq!(same(&first, &second), [false, true]);
-
-    world.edit_state("node1", |state| state.memory_free_mib -= 1);
-    assert_eq!(same(&second, &world.list(Item::Instance, &fields)), [true, true]);
-    world.edit_state("node1", |state| state.instances.clear());
-    let third = world.list(Item::Instance, &fields);
-    assert_eq!(same(&second, &third), [false, true]);
-    assert_eq!(third[0][1], "ERROR_down");
-
-    world.config.put_disk(Arc::new(disk("disk0", 32, None)), Some(&uuid("params10")));
-    let fourth = world.list(Item::Instance, &fields);
-    assert_eq!(same(&third, &fourth), [true, false]);
-    assert_eq!(fourth[1][2], json!([32, 20]));
-
-    let mut cluster = Cluster::clone(&world.config.cluster);
-    cluster.meta.touch(2000.0);
-    world.config.cluster = Arc::new(cluster);
-    assert_eq!(same(&fourth, &world.list(Item::Instance, &fields)), [true, true]);
-
-    let nodes = world.list(Item::Node, &["name", "mfree"]);
-    world.edit_state("node2", |state| state.memory_free_mib = 1);
-    assert_eq!(same(&nodes, &world.list(Item::Node, &["name", "mfree"])), [true, false, true]);
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Put(usize, usize, bool),
-    Drop(usize),
-    Rename(usize, usize),
-    Tag(usize),
-    Run(usize, usize, bool),
-    Reach(usize, bool),
-    Offline(usize, bool),
-    Ask,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => (0..12usize, 0..3usize, any::<bool>()).prop_map(|(i, n, up)| Step::Put(i, n, up)),
-        1 => (0..12usize).prop_map(Step::Drop),
-        1 => (0..12usize, 0..12usize).prop_map(|(a, b)| Step::Rename(a, b)),
-        1 => (0..12usize).prop_map(Step::Tag),
-        1 => (0..12usize, 0..3usize, any::<bool>()).prop_map(|(i, n, on)| Step::Run(i, n, on)),
-        1 => (0..3usize, any::<bool>()).prop_map(|(n, on)| Step::Reach(n, on)),
-        1 => (0..3usize, any::<bool>()).prop_map(|(n, on)| Step::Offline(n, on)),
-        3 => Just(Step::Ask),
-    ]
-}
-
-const NODES: [&str; 3] = ["node1", "node2", "node10"];
-
-fn apply(world: &mut World, step: &Step) {
-    let name = |index: &usize| format!("i{index}");
-    match step {
-        Step::Put(i, n, up) => {
-            let admin = if *up { AdminState::Up } else { AdminState::Down };
-            let new = instance(&name(i), NODES[*n], admin);
-            // A name that another took by renaming stays with it.
-            let owner = world.config.index.instance_by_name.get(&new.name);
-            if owner.is_none_or(|owner| *owner == new.meta.uuid) {
-                world.config.put_instance(Arc::new(new));
-            }
-        }
-        Step::Drop(i) => world.config.drop_instance(&uuid(&name(i))),
-        Step::Rename(a, b) => {
-            let (a, b) = (uuid(&name(a)), uuid(&name(b)));
-            let (Some(one), Some(other)) =
-                (world.config.instances.get(&a), world.config.instances.get(&b))
-            else {
-                return;
-            };
-            // They swap names.
-            let (mut one, mut other) = (Instance::clone(one), Instance::clone(other));
-            if a != b {
-                std::mem::swap(&mut one.name, &mut other.name);
-                world.config.drop_instance(&a);
-                world.config.drop_instance(&b);
-                world.config.put_instance(Arc::new(one));
-                world.config.put_instance(Arc::new(other));
-            }
-        }
-        Step::Tag(i) => {
-            if world.config.instances.contains_key(&uuid(&name(i))) {
-                world.edit_instance(&name(i), |instance| {
-                    instance.tags.insert("tag".into());
-                });
-            }
-        }
-        Step::Run(i, n, on) => {
-            let full = format!("{}.gnt.example", name(i));
-            world.edit_state(NODES[*n], |state| {
-                if *on {
-                    state.instances.insert(full, run(128));
-                } else {
-                    state.instances.remove(&full);
-                }
-            });
-        }
-        Step::Reach(n, on) => world.edit_state(NODES[*n], |state| state.reachable = *on),
-        Step::Offline(n, on) => world.edit_node(NODES[*n], |node| node.offline = *on),
-        Step::Ask => {}
-    }
-}
-
-proptest! {
-    #[test]
-    fn kept_lists_equal_fresh_ones(steps in prop::collection::vec(step(), 1..40)) {
-        let mut world = World::new();
-        let fields = ["name", "status", "tags", "oper_ram", "pnode", "snodes", "uuid"];
-        for step in &steps {
-            apply(&mut world, step);
-            if matches!(step, Step::Ask) {
-                prop_assert_eq!(world.list(Item::Instance, &fields), world.fresh(Item::Instance, &fields));
-                prop_assert_eq!(world.list(Item::Node, &["name", "pinst_list", "mfree"]),
-                                world.fresh(Item::Node, &["name", "pinst_list", "mfree"]));
-            }
-        }
-        prop_assert_eq!(world.list(Item::Instance, &fields), world.fresh(Item::Instance, &fields));
-    }
 }
