@@ -2,10 +2,10 @@
 
 use model::compat::Compat;
 use model::config::{Config, Disk, Instance, Network, Nic};
-use model::param::Dict;
+use model::param::{Dict, DiskTemplate};
 use model::params;
 use node::{DiskSpec, InstanceSpec, NetworkSpec, NicSpec};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Everything about an instance.
 pub(crate) fn instance(config: &Config, compat: Compat, instance: &Instance) -> InstanceSpec {
@@ -80,7 +80,7 @@ pub(crate) fn disk(config: &Config, instance: &Instance, disk: &Disk) -> DiskSpe
         name: disk.name.clone(),
         iv_name: disk.iv_name.clone(),
         dev_type: disk.dev_type,
-        logical_id: disk.logical_id.clone(),
+        logical_id: logical_id(config, disk),
         size_mib: disk.size_mib,
         mode: disk.mode.clone(),
         spindles: disk.spindles,
@@ -88,4 +88,18 @@ pub(crate) fn disk(config: &Config, instance: &Instance, disk: &Disk) -> DiskSpe
         params: params::fill(&filled, &disk.params),
         children: disk.children.iter().map(|child| self::disk(config, instance, child)).collect(),
     }
+}
+
+/// A disk's id with names for the UUIDs of nodes.
+fn logical_id(config: &Config, disk: &Disk) -> Vec<Value> {
+    let mut id = disk.logical_id.clone();
+    if disk.dev_type == DiskTemplate::Drbd {
+        for part in id.iter_mut().take(2) {
+            let name = part.as_str().and_then(|uuid| config.nodes.get(uuid)).map(|node| &node.name);
+            if let Some(name) = name {
+                *part = json!(name);
+            }
+        }
+    }
+    id
 }

@@ -449,6 +449,12 @@ impl Param for (u64, Dict) {
 
 fn read_recreate(value: &Value) -> Option<Vec<(u64, Dict)>> {
     let items = value.as_array()?;
+    if items.first().is_some_and(Value::is_u64) {
+        // Ganeti: a list of indices stands for the set of them (3.0, cmdlib/instance_storage.py).
+        let indices: Option<std::collections::BTreeSet<u64>> =
+            items.iter().map(Value::as_u64).collect();
+        return Some(indices?.into_iter().map(|index| (index, Dict::new())).collect());
+    }
     let item = |item: &Value| match item.as_u64() {
         Some(index) => Some((index, Dict::new())),
         None => <(u64, Dict)>::read(item),

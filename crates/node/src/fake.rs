@@ -51,6 +51,8 @@ pub enum Verb {
     DiskSize,
     ConnectDisk,
     DisconnectDisk,
+    DetachStorage,
+    AttachStorage,
     StartInstance,
     StopInstance,
     RebootInstance,
@@ -131,6 +133,13 @@ impl FakeNode {
         if let Some(body) = self.world.truth().nodes.get_mut(&self.name) {
             body.unreachable = unreachable;
             body.publish();
+        }
+    }
+
+    /// Makes the node report another version of its hypervisor.
+    pub fn set_hypervisor_version(&self, version: &str) {
+        if let Some(body) = self.world.truth().nodes.get_mut(&self.name) {
+            body.set_hypervisor_version(version);
         }
     }
 
@@ -355,11 +364,23 @@ impl FakeNode {
         Ok(())
     }
 
+    /// Says what this side of a mirror has, and lets it sync from there.
+    fn set_data(&self, disk: &DiskSpec, data: SideData) -> Result<()> {
+        let mut truth = self.world.truth();
+        let side = truth.mirrors.get_mut(disk.uuid.as_str()).and_then(|s| s.get_mut(&self.name));
+        side.ok_or_else(|| failed(format!("Can't find device {}", disk.iv_name)))?.data = data;
+        truth.sync(disk, Instant::now(), self.world.setup().sync_mib_per_second);
+        Ok(())
+    }
+
     fn mirror_status(&self, disk: &DiskSpec, now: Instant) -> DiskStatus {
         let speed = self.world.setup().sync_mib_per_second;
         let mut truth = self.world.truth();
         truth.sync(disk, now, speed);
-        let sides = truth.mirrors.get(disk.uuid.as_str()).cloned().unwrap_or_default();
+        let mut sides = truth.mirrors.get(disk.uuid.as_str()).cloned().unwrap_or_default();
+        // A side that was left behind when the mirror moved is none of this one's.
+        let is_side = |name: &str| disk.logical_id.iter().take(2).any(|id| id == name);
+        sides.retain(|name, _| is_side(name));
         let key = volume_key(disk);
         let reached = |name: &String, side: &Side| {
             let body = truth.nodes.get(name);
@@ -370,7 +391,7 @@ impl FakeNode {
         let own = sides.get(&self.name).map_or(SideData::Synced, |side| side.data);
         let syncing = sides.values().find_map(|side| match side.data {
             SideData::SyncingSince(since) => Some(since),
-            SideData::Synced | SideData::Stale => None,
+            SideData::Synced | SideData::Stale | SideData::Detached => None,
         });
         let percent = syncing.map(|since| world::sync_percent(disk, since, now, speed));
         let rest = percent.zip(speed).map(|(percent, speed)| {
@@ -384,10 +405,10 @@ impl FakeNode {
             minor: Some(drbd_minor(disk, &self.name)),
             sync_percent: percent,
             estimated_time: rest.map(f64::ceil),
-            is_degraded: !whole || sides.values().any(|side| side.data != SideData::Synced),
+            is_degraded: !whole || syncing.is_some() || own != SideData::Synced,
             ldisk_status: match own {
                 SideData::Synced => 1,
-                SideData::Stale => 3,
+                SideData::Stale | SideData::Detached => 3,
                 SideData::SyncingSince(_) => 4,
             },
         }
@@ -633,12 +654,20 @@ impl Node for FakeNode {
 
     async fn disk_status(&self, disk: &DiskSpec) -> Result<Option<DiskStatus>> {
         self.enter(Verb::DiskStatus, None).await?;
-        let is_up = {
+        let is_there = {
             let truth = self.world.truth();
-            let body = truth.nodes.get(&self.name);
-            body.is_some_and(|body| body.up.contains_key(&volume_key(disk)))
+            match disk.dev_type {
+                // A file is found where it lies.
+                DiskTemplate::File | DiskTemplate::Sharedfile | DiskTemplate::Gluster => {
+                    truth.volume(&self.name, disk).is_some()
+                }
+                _ => {
+                    let body = truth.nodes.get(&self.name);
+                    body.is_some_and(|body| body.up.contains_key(&volume_key(disk)))
+                }
+            }
         };
-        if !is_up {
+        if !is_there {
             return Ok(None);
         }
         if disk.dev_type == DiskTemplate::Drbd {
@@ -668,6 +697,24 @@ impl Node for FakeNode {
     async fn disconnect_disk(&self, disk: &DiskSpec) -> Result<()> {
         self.enter(Verb::DisconnectDisk, None).await?;
         self.set_connected(disk, false)
+    }
+
+    async fn detach_storage(&self, disk: &DiskSpec) -> Result<()> {
+        self.enter(Verb::DetachStorage, None).await?;
+        self.set_data(disk, SideData::Detached)?;
+        let mut truth = self.world.truth();
+        for child in &disk.children {
+            truth.set_up(&self.name, &volume_key(child), false);
+        }
+        Ok(())
+    }
+
+    async fn attach_storage(&self, disk: &DiskSpec) -> Result<()> {
+        self.enter(Verb::AttachStorage, None).await?;
+        for child in &disk.children {
+            self.assemble(child, false)?;
+        }
+        self.set_data(disk, SideData::Stale)
     }
 
     async fn start_instance(&self, instance: &InstanceSpec, paused: bool) -> Result<()> {
@@ -776,11 +823,16 @@ impl Node for FakeNode {
         &self,
         instance: &InstanceSpec,
         source: bool,
-        _success: bool,
+        success: bool,
     ) -> Result<()> {
         self.enter(Verb::FinalizeMigration, Some(&instance.name)).await?;
-        if !source && let Some(body) = self.world.truth().nodes.get_mut(&self.name) {
+        let mut truth = self.world.truth();
+        if !source && let Some(body) = truth.nodes.get_mut(&self.name) {
             body.accepted.remove(&instance.name);
+        }
+        // One of the two sides ends what it has of the instance.
+        if source == success {
+            truth.stop(&self.name, &instance.name);
         }
         Ok(())
     }

@@ -226,6 +226,14 @@ pub trait Node: Send + Sync + 'static {
     /// drbd: connects to the peer (or goes on alone), then both sides sync.
     async fn connect_disk(&self, disk: &DiskSpec, multi_primary: bool) -> Result<()>;
     async fn disconnect_disk(&self, disk: &DiskSpec) -> Result<()>;
+    /// drbd: takes the local storage off a disk that is up; it goes on with the other side's data.
+    async fn detach_storage(&self, disk: &DiskSpec) -> Result<()> {
+        Err(NodeError::Unsupported(format!("{} cannot be detached from its storage", disk.iv_name)))
+    }
+    /// drbd: puts local storage, which is taken for empty, below a disk that has none.
+    async fn attach_storage(&self, disk: &DiskSpec) -> Result<()> {
+        Err(NodeError::Unsupported(format!("{} cannot be attached to storage", disk.iv_name)))
+    }
 
     // Instances.
 

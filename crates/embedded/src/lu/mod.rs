@@ -91,36 +91,6 @@ macro_rules! define_execute {
 }
 model::for_each_opcode!(define_execute);
 
-/// Stands in the table's way no longer than a unit is being written: it refuses, and `unsupported!` lists which do.
-macro_rules! unsupported {
-    ($($Op:ident),* $(,)?) => {$(
-        impl LogicalUnit for model::opcode::$Op {
-            type Plan = std::convert::Infallible;
-            fn locks(&self, _: &Config) -> Result<Locks> {
-                let text = format!("{} is not supported by this engine", Self::DEF.id);
-                Err(GanetiError::new(ErrorClass::OpExecError, text))
-            }
-            async fn check_prereq(&self, _: &Cx) -> Result<Self::Plan> {
-                Err(GanetiError::exec("not supported"))
-            }
-            async fn exec(&self, _: &Cx, plan: Self::Plan) -> Result<Value> {
-                match plan {}
-            }
-        }
-    )*};
-}
-
-unsupported! {
-    InstanceFailover,
-    InstanceGrowDisk,
-    InstanceMigrate,
-    InstanceQueryData,
-    InstanceRecreateDisks,
-    InstanceReinstall,
-    InstanceRename,
-    InstanceReplaceDisks,
-}
-
 /// Runs a unit: locks, checks, pre hooks, the work, post hooks.
 async fn run<L: LogicalUnit>(mut op: L, common: &Common, cx: &Cx) -> Result<Value> {
     op.prepare(cx).await?;

@@ -26,7 +26,7 @@ pub(crate) struct Bench {
     pub(crate) shared: Arc<Shared>,
     /// What its nodes live in: for faults on order.
     pub(crate) world: Arc<World>,
-    _os_dir: tempfile::TempDir,
+    os_dir: tempfile::TempDir,
 }
 
 /// What became of an opcode.
@@ -171,7 +171,7 @@ impl Bench {
             compat: Compat::V31,
             data_dir: std::env::temp_dir(),
         };
-        Self { shared: Arc::new(shared), world, _os_dir: os_dir }
+        Self { shared: Arc::new(shared), world, os_dir }
     }
 
     /// The newest configuration.
@@ -196,5 +196,71 @@ impl Bench {
         let log = port.log.lock().unwrap().clone();
         let jobs = port.jobs.lock().unwrap().clone();
         Outcome { result, log, jobs }
+    }
+
+    /// Makes an instance through its opcode, diskless on the first node and running unless told otherwise.
+    pub(crate) async fn make(&self, name: &str, more: Value) {
+        let mut op = serde_json::json!({
+            "OP_ID": "OP_INSTANCE_CREATE", "instance_name": name, "mode": "create", "disks": [], "nics": [],
+            "disk_template": "diskless", "os_type": "noop", "no_install": null, "name_check": false,
+            "ip_check": false, "pnode": "node1.example.com",
+        });
+        op.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let outcome = self.run(op).await;
+        assert!(outcome.result.is_ok(), "{:?} {:?}", outcome.result, outcome.log);
+    }
+
+    /// Starts an instance.
+    pub(crate) async fn start(&self, name: &str) {
+        let op = serde_json::json!({"OP_ID": "OP_INSTANCE_STARTUP", "instance_name": name});
+        assert_eq!(self.run(op).await.result, Ok(Value::Null));
+    }
+
+    /// Marks a node offline, or online again.
+    pub(crate) async fn set_offline(&self, node: &str, offline: bool) {
+        let uuid = self.config().node_by_name(node).unwrap().meta.uuid.clone();
+        let marked = self.shared.config.commit(|draft| {
+            draft.edit_node(&uuid, |node| node.offline = offline);
+            Ok(())
+        });
+        marked.await.unwrap();
+    }
+
+    /// Gives the operating system `noop` parameters of these names.
+    pub(crate) fn os_parameters(&self, names: &[&str]) {
+        let lines: Vec<String> = names.iter().map(|name| format!("{name} one of them\n")).collect();
+        std::fs::write(self.os_dir.path().join("noop/parameters.list"), lines.concat()).unwrap();
+    }
+
+    /// Drains a node.
+    pub(crate) async fn drain(&self, node: &str) {
+        let uuid = self.config().node_by_name(node).unwrap().meta.uuid.clone();
+        let drained = self.shared.config.commit(|draft| {
+            draft.edit_node(&uuid, |node| node.drained = true);
+            Ok(())
+        });
+        drained.await.unwrap();
+    }
+
+    /// Has new disks wiped.
+    pub(crate) async fn wipe_new_disks(&self) {
+        let set = self.shared.config.commit(|draft| {
+            draft.edit_cluster(|cluster| cluster.prealloc_wipe_disks = true);
+            Ok(())
+        });
+        set.await.unwrap();
+    }
+
+    /// Makes the primary node of an instance fail once at something, with that text.
+    pub(crate) async fn fault(&self, instance: &str, verb: node::Verb, text: &str) {
+        let config = self.config();
+        let primary = &config.instance_by_name(instance).unwrap().primary_node;
+        self.fault_on(config.node_name(primary), verb, text);
+    }
+
+    /// Makes a node fail once at something, with that text.
+    pub(crate) fn fault_on(&self, node: &str, verb: node::Verb, text: &str) {
+        let error = node::NodeError::Failed(text.to_owned());
+        self.world.node(node).inject(node::Fault { verb, instance: None, times: 1, error });
     }
 }

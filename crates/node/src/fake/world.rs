@@ -112,6 +112,8 @@ pub(super) enum SideData {
     Synced,
     SyncingSince(Instant),
     Stale,
+    /// There is no storage below it.
+    Detached,
 }
 
 /// Everything that is true of the world at a moment.
@@ -164,6 +166,9 @@ pub(super) enum Event {
         memory_mib: u64,
         vcpus: u64,
         paused: bool,
+        /// Its guest ended it.
+        #[serde(default)]
+        ended: bool,
     },
     Stop {
         node: String,
@@ -455,6 +460,11 @@ impl Body {
         &self.state
     }
 
+    pub(super) fn set_hypervisor_version(&mut self, version: &str) {
+        version.clone_into(&mut self.state.hypervisor_version);
+        self.publish();
+    }
+
     /// Computes anew what is free. Storage that all nodes share is not counted against one of them.
     fn account(&mut self) {
         let used: u64 = self.state.instances.values().map(|run| run.memory_mib).sum();
@@ -558,10 +568,14 @@ impl Truth {
             Event::Leave { node } => {
                 self.nodes.remove(node);
             }
-            Event::Run { node, instance, memory_mib, vcpus, paused } => {
+            Event::Run { node, instance, memory_mib, vcpus, paused, ended } => {
                 let Some(body) = self.nodes.get_mut(node) else { return };
                 let run = InstanceRun {
-                    state: if *paused { RunState::Paused } else { RunState::Running },
+                    state: match (paused, ended) {
+                        (_, true) => RunState::Shutdown,
+                        (true, false) => RunState::Paused,
+                        (false, false) => RunState::Running,
+                    },
                     memory_mib: *memory_mib,
                     vcpus: *vcpus,
                     cpu_seconds: 0.0,
@@ -735,5 +749,6 @@ fn run_event(node: &str, instance: &str, run: &InstanceRun) -> Event {
         memory_mib: run.memory_mib,
         vcpus: run.vcpus,
         paused: run.state == RunState::Paused,
+        ended: run.state == RunState::Shutdown,
     }
 }

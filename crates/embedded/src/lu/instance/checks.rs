@@ -3,13 +3,19 @@
 
 use std::collections::BTreeMap;
 
-use model::config::{Config, Instance};
+use model::config::{Config, Disk, Instance};
 use model::error::{ErrorCode, GanetiError, Result};
 use model::name::Uuid;
-use model::param::{AdminState, Dict, Hypervisor, StorageType};
+use model::param::{AdminState, Dict, DiskTemplate, Hypervisor, StorageType};
+use model::params;
 use node::{InstanceRun, NodeError};
+use serde_json::Value;
 
 use crate::lu::Cx;
+
+/// What a node says of a disk whose own data is there, and of one whose data is lost (Ganeti 3.0, `LDS_OKAY`, `LDS_FAULTY`).
+pub(crate) const LDISK_OKAY: u8 = 1;
+pub(crate) const LDISK_FAULTY: u8 = 3;
 
 /// States in which an instance may run.
 pub(crate) const ONLINE: &[AdminState] = &[AdminState::Down, AdminState::Up];
@@ -73,6 +79,59 @@ pub(crate) fn running_on(
     Ok(state.instances.get(&instance.name).cloned())
 }
 
+/// Refuses an image of an operating system that is neither a path nor a URL; answers the image, where there is one.
+pub(crate) fn os_image(osparams: Option<&Dict>) -> Result<Option<&str>> {
+    let image = osparams.and_then(|params| params.get("os-image")).and_then(Value::as_str);
+    match image {
+        Some(image) if !(image.starts_with('/') || image.contains("://")) => {
+            Err(GanetiError::prereq_plain("OS image must be an absolute path or a URL"))
+        }
+        image => Ok(image),
+    }
+}
+
+/// Refuses a node of another group whose policy the instance breaks; only warns when that is to be ignored (Ganeti 3.0,
+/// `CheckTargetNodeIPolicy`).
+pub(crate) fn target_policy(
+    cx: &Cx,
+    config: &Config,
+    instance: &Instance,
+    target: &Uuid,
+    ignore: bool,
+) -> Result<()> {
+    let group_of = |uuid: &Uuid| config.nodes.get(uuid).map(|node| &node.group);
+    let Some(group) = group_of(target)
+        .filter(|group| group_of(&instance.primary_node) != Some(*group))
+        .and_then(|uuid| config.groups.get(uuid))
+    else {
+        return Ok(());
+    };
+    let filled = params::be::fill(&config.cluster, &instance.beparams);
+    let disks = config.instance_disks(instance);
+    let spec = params::ipolicy::Spec {
+        memory_mib: Some(params::be::number(&filled, "maxmem")),
+        cpus: Some(params::be::number(&filled, "vcpus")),
+        nics: Some(instance.nics.len() as u64),
+        spindle_use: Some(params::be::number(&filled, "spindle_use")),
+        disk_sizes_mib: disks.iter().map(|disk| disk.size_mib).collect(),
+        disk_types: disks.iter().map(|disk| disk.dev_type).collect(),
+    };
+    let broken = params::ipolicy::violations(&params::ipolicy::fill(&config.cluster, group), &spec);
+    if broken.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "Instance does not meet target node group's ({}) instance policy: {}",
+        group.meta.uuid,
+        broken.join(", ")
+    );
+    if ignore {
+        cx.warn(&text);
+        return Ok(());
+    }
+    Err(GanetiError::wrong_input(text))
+}
+
 /// Refuses a node that is marked offline.
 pub(crate) fn node_online(config: &Config, node: &Uuid) -> Result<()> {
     node_online_for(config, node, "Can't use offline node")
@@ -128,6 +187,43 @@ pub(crate) fn free_memory(cx: &Cx, node: &Uuid, reason: &str, wanted_mib: u64) -
         ));
     }
     Ok(free)
+}
+
+/// Whether a disk is whole on a node, with what it lies on; `local` looks at the node's own data alone. What is only up on
+/// the primary is not asked about elsewhere. Warns of disks that are not found (Ganeti 3.0, `CheckDiskConsistency`).
+pub(crate) async fn consistent(
+    cx: &Cx,
+    instance: &Instance,
+    disk: &Disk,
+    node: &Uuid,
+    on_primary: bool,
+    local: bool,
+) -> bool {
+    let config = cx.config();
+    let name = config.node_name(node);
+    let mut whole = true;
+    if on_primary || disk.dev_type == DiskTemplate::Drbd {
+        let status = match cx.node(node).await {
+            Ok(node) => node.disk_status(&crate::spec::disk(&config, instance, disk)).await,
+            Err(error) => Err(error),
+        };
+        whole = match status {
+            Ok(Some(status)) if local => status.ldisk_status == LDISK_OKAY,
+            Ok(Some(status)) => !status.is_degraded,
+            Ok(None) => {
+                cx.warn(&format!("Can't find disk on node {name}"));
+                false
+            }
+            Err(error) => {
+                cx.warn(&format!("Can't find disk on node {name}: {error}"));
+                false
+            }
+        };
+    }
+    for child in &disk.children {
+        whole = whole && Box::pin(consistent(cx, instance, child, node, on_primary, false)).await;
+    }
+    whole
 }
 
 /// Refuses nodes whose volume groups have less space than asked for, in MiB by volume group (Ganeti 3.0,

@@ -296,7 +296,7 @@ pub(crate) async fn create(
                 let name = config.node_name(&uuid);
                 return Err(GanetiError::exec(format!(
                     "Can't create block device {} on node {name} for instance {}: {error}",
-                    python_repr(disk),
+                    python_repr(&disk_spec),
                     instance.name
                 )));
             }
@@ -307,15 +307,36 @@ pub(crate) async fn create(
 }
 
 /// A disk as Ganeti's error texts show it (3.0, `objects.Disk.__str__`).
-fn python_repr(disk: &Disk) -> String {
-    let id: Vec<String> = disk.logical_id.iter().map(model::python::repr).collect();
-    format!(
-        "<Disk(type={}, logical_id=({}), visible as /dev/{}, size={}m)>",
-        disk.dev_type,
-        id.join(", "),
-        disk.iv_name,
-        disk.size_mib
-    )
+pub(crate) fn python_repr(disk: &DiskSpec) -> String {
+    let part = |at: usize| disk.logical_id.get(at).map(model::python::str).unwrap_or_default();
+    let children: Vec<String> = disk.children.iter().map(python_repr).collect();
+    let mut text = match disk.dev_type {
+        DiskTemplate::Plain => format!("<LogicalVolume(/dev/{}/{}", part(0), part(1)),
+        DiskTemplate::Drbd => {
+            let below = match children.as_slice() {
+                [data, meta] => format!("backend={data}, metadev={meta}"),
+                _ => "no local storage".to_owned(),
+            };
+            let (hosts, port) = ([part(0), part(3), part(1), part(4)], part(2));
+            let [first, first_minor, second, second_minor] = hosts;
+            format!(
+                "<DRBD8(hosts={first}/{first_minor}-{second}/{second_minor}, port={port}, {below}"
+            )
+        }
+        template => {
+            let id: Vec<String> = disk.logical_id.iter().map(model::python::repr).collect();
+            let (id, children) = (id.join(", "), children.join(", "));
+            format!("<Disk(type={template}, logical_id=({id}), children=[{children}]")
+        }
+    };
+    text += &match disk.iv_name.as_str() {
+        "" => ", not visible".to_owned(),
+        name => format!(", visible as /dev/{name}"),
+    };
+    if let Some(spindles) = disk.spindles {
+        text += &format!(", spindles={spindles}");
+    }
+    text + &format!(", size={}m)>", disk.size_mib)
 }
 
 /// Waits until mirrored disks are in sync; with `once` only looks. Answers whether none is degraded (Ganeti 3.0,

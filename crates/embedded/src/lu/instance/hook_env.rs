@@ -152,6 +152,15 @@ pub(crate) fn of(cx: &Cx, config: &Config, instance: &Instance) -> Env {
     })
 }
 
+/// The variables after the work: the instance as it is now, and some of the opcode's own.
+pub(crate) fn after(cx: &Cx, name: &str, own: &[(&str, Value)]) -> Option<Env> {
+    let config = cx.config();
+    let instance = crate::lu::expand::instance(&config, name, None).ok()?;
+    let mut env = of(cx, &config, instance);
+    env.extend(own.iter().map(|(name, value)| ((*name).to_owned(), python::str(value))));
+    Some(env)
+}
+
 /// Hooks of an opcode on one instance: its variables and some of the opcode's own, on the master and the instance's nodes.
 pub(crate) fn hooks(cx: &Cx, instance: &Instance, own: &[(&str, Value)]) -> Hooks {
     let config = cx.config();

@@ -5,13 +5,20 @@ pub(crate) mod activate;
 pub(crate) mod checks;
 pub(crate) mod create;
 pub(crate) mod disks;
+pub(crate) mod grow_disk;
 pub(crate) mod hook_env;
 pub(crate) mod import;
 pub(crate) mod layout;
+pub(crate) mod migrate;
 pub(crate) mod multi_alloc;
 pub(crate) mod nics;
+pub(crate) mod query_data;
 pub(crate) mod reboot;
+pub(crate) mod recreate_disks;
+pub(crate) mod reinstall;
 pub(crate) mod remove;
+pub(crate) mod rename;
+pub(crate) mod replace_disks;
 pub(crate) mod set_params;
 pub(crate) mod shutdown;
 pub(crate) mod startup;
@@ -19,7 +26,7 @@ pub(crate) mod wipe;
 
 use std::sync::Arc;
 
-use model::config::{Config, Instance};
+use model::config::{Config, Disk, Instance};
 use model::error::{GanetiError, Result};
 use model::name::Uuid;
 use model::param::{AdminState, AdminStateSource, DiskTemplate};
@@ -44,6 +51,42 @@ pub(crate) fn again(cx: &Cx, uuid: &Uuid) -> Result<Arc<Instance>> {
 /// What a node is told about the instance as it is configured now.
 pub(crate) fn spec_of(cx: &Cx, instance: &Instance) -> InstanceSpec {
     spec::instance(&cx.config(), cx.compat(), instance)
+}
+
+/// The instance that an opcode names, refused while it is only planned.
+pub(crate) fn real<'a>(
+    config: &'a Config,
+    name: &str,
+    uuid: Option<&str>,
+) -> Result<&'a Arc<Instance>> {
+    let instance = expand::instance(config, name, uuid)?;
+    if instance.forthcoming {
+        let text = "forthcoming instances not supported for this operation";
+        return Err(GanetiError::prereq_plain(text));
+    }
+    Ok(instance)
+}
+
+/// The disk of that index, with Ganeti's text for one that is not there.
+pub(crate) fn find_disk(config: &Config, instance: &Instance, index: u64) -> Result<Arc<Disk>> {
+    let at = usize::try_from(index).ok();
+    let uuid = at.and_then(|at| instance.disks.get(at));
+    uuid.and_then(|uuid| config.disks.get(uuid)).cloned().ok_or_else(|| {
+        // Ganeti: neither a closing parenthesis nor a second "n" (3.0, objects.py `FindDisk`); with no disks at all
+        // it says "0 to -1".
+        let last = i64::try_from(instance.disks.len()).unwrap_or(i64::MAX) - 1;
+        GanetiError::wrong_input(format!(
+            "Invalid disk index: {index} (instace has disks 0 to {last}"
+        ))
+    })
+}
+
+/// Nodes and their resources, exclusively, beside the locks there are.
+pub(crate) fn lock_nodes(mut locks: Locks, nodes: &[Uuid]) -> Locks {
+    for uuid in nodes {
+        locks = locks.exclusive(Level::Node, uuid).exclusive(Level::NodeRes, uuid);
+    }
+    locks
 }
 
 /// The instance alone.

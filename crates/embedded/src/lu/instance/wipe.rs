@@ -18,21 +18,27 @@ const CHUNK_PERCENT: u64 = 10;
 pub(crate) async fn all(cx: &Cx, uuid: &Uuid) -> Result<()> {
     let instance = again(cx, uuid)?;
     for at in 0..instance.disks.len() {
-        one(cx, &instance, at).await?;
+        one(cx, &instance, at, 0).await?;
     }
     Ok(())
 }
 
-/// Wipes one disk of an instance.
-pub(crate) async fn one(cx: &Cx, instance: &Instance, at: usize) -> Result<()> {
+/// Wipes one disk of an instance, from an offset in MiB to its end.
+pub(crate) async fn one(cx: &Cx, instance: &Instance, at: usize, from: u64) -> Result<()> {
     let config = cx.config();
     let Some(disk) = config.instance_disks(instance).get(at).cloned() else { return Ok(()) };
     let node = cx.node(&instance.primary_node).await.map_err(|error| exec_error(&error))?;
     let told = spec_of(cx, instance);
     let disk_spec = spec::disk(&config, instance, &disk);
     let chunk = (disk.size_mib * CHUNK_PERCENT / 100).clamp(1, CHUNK_MAX_MIB);
-    cx.info(&format!("* Wiping disk {at}"));
-    let mut offset = 0;
+    let range = match from {
+        0 => String::new(),
+        from => {
+            format!(" (from {} to {})", layout::format_mib(from), layout::format_mib(disk.size_mib))
+        }
+    };
+    cx.info(&format!("* Wiping disk {at}{range}"));
+    let mut offset = from;
     while offset < disk.size_mib {
         let size = chunk.min(disk.size_mib - offset);
         node.wipe_disk(&told, &disk_spec, offset, size).await.map_err(|error| {

@@ -322,7 +322,7 @@ async fn add(
     insert(cx, instance, disk, at).await?;
     let instance = again(cx, &instance.meta.uuid)?;
     if config.cluster.prealloc_wipe_disks {
-        wipe::one(cx, &instance, at).await?;
+        wipe::one(cx, &instance, at, 0).await?;
     }
     done.push(json!([format!("disk/{at}"), format!("add:size={size},mode={mode}")]));
     if plan.hotplug {
