@@ -210,11 +210,11 @@ macro_rules! text_params {
     )*};
 }
 
-/// Splits `address/length` and checks the length against the family's bits.
+/// Splits `address/length` and checks the length against the family's bits. Ganeti: an address alone is a network of one
+/// (3.0, `ht.py`).
 fn is_network<T: std::str::FromStr>(text: &str, bits: u8) -> bool {
-    text.split_once('/').is_some_and(|(address, length)| {
-        address.parse::<T>().is_ok() && length.parse::<u8>().is_ok_and(|length| length <= bits)
-    })
+    let (address, length) = text.split_once('/').unwrap_or((text, "0"));
+    address.parse::<T>().is_ok() && length.parse::<u8>().is_ok_and(|length| length <= bits)
 }
 
 text_params! {

@@ -35,6 +35,15 @@ pub use world::{FakeSizes, World, WorldSetup};
 /// The first port of VNC displays.
 const VNC_BASE_PORT: u16 = 5900;
 
+/// The storage types that nodes report on.
+const REPORTED: &[StorageType] = &[
+    StorageType::File,
+    StorageType::Gluster,
+    StorageType::LvmPv,
+    StorageType::LvmVg,
+    StorageType::Sharedfile,
+];
+
 /// What a node can be asked to do, as faults name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verb {
@@ -954,6 +963,11 @@ impl Node for FakeNode {
 
     async fn storage_list(&self, kind: StorageType, names: &[String]) -> Result<Vec<StorageRow>> {
         self.enter(Verb::StorageList, None).await?;
+        if !REPORTED.contains(&kind) {
+            return Err(failed(format!(
+                "Error while executing backend function: Unknown storage type: '{kind}'"
+            )));
+        }
         let rows = self.storage_units(kind);
         let wanted = |row: &StorageRow| names.is_empty() || names.contains(&row.name);
         Ok(rows.into_iter().filter(wanted).collect())

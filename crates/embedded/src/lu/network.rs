@@ -66,6 +66,10 @@ fn release(network: &mut Network, ip: &str) -> Result<()> {
 
 /// Sets an empty pool up: its size is bounded; the first, the last and the gateway's address are reserved.
 fn initialise(network: &mut Network) -> Result<()> {
+    if !network.network.contains('/') {
+        // Python takes an address without a length for the network of that one address.
+        network.network.push_str("/32");
+    }
     let (_, size) = pool::range(network)
         .filter(|(_, size)| *size <= 1 << 16)
         .ok_or_else(|| {

@@ -187,7 +187,7 @@ fn new_nicparams(op: &ClusterSetParams, config: &Config) -> Result<Option<Dict>>
 
 fn known_hypervisor(name: &str) -> Result<Hypervisor> {
     Hypervisor::parse(name).ok_or_else(|| {
-        GanetiError::new(ErrorClass::HypervisorError, format!("Unknown hypervisor '{name}'"))
+        GanetiError::new(ErrorClass::HypervisorError, format!("Unknown hypervisor type '{name}'"))
     })
 }
 

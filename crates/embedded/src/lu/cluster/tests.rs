@@ -65,9 +65,9 @@ async fn parameters_are_laid_over_the_old_ones() {
     sets(&bench, json!({"nicparams": {"link": "br1"}}), &[]).await;
     sets(&bench, json!({"hvparams": {"kvm": {"kernel_path": ""}}}), &[]).await;
     sets(&bench, json!({"os_hvp": {"noop": {"kvm": {"acpi": false}}}}), &[]).await;
-    let log = [" - INFO: OS noop not found on node node1.example.com, skipping validation"];
-    sets(&bench, json!({"osparams": {"noop": {"a": "1", "b": "2"}}}), &log).await;
-    sets(&bench, json!({"osparams": {"noop": {"a": "default", "b": null}}}), &[]).await;
+    let log = [" - INFO: OS gone not found on node node1.example.com, skipping validation"];
+    sets(&bench, json!({"osparams": {"gone": {"a": "1", "b": "2"}}}), &log).await;
+    sets(&bench, json!({"osparams": {"gone": {"a": "default", "b": null}}}), &[]).await;
     sets(&bench, json!({"diskparams": {"plain": {"stripes": "2"}}}), &[]).await;
     sets(&bench, json!({"ipolicy": {"vcpu-ratio": 2}}), &[]).await;
     sets(&bench, json!({"hv_state": {"kvm": {"cpu_node": 2}}}), &[]).await;
@@ -183,7 +183,7 @@ async fn arguments_are_checked() {
     refuses(&bench, json!({"hvparams": {"kvm": {"x": 1}}}), "TypeEnforcementError", text).await;
     let text = json!(["Parameter 'acpi' is not supported"]);
     refuses(&bench, json!({"hvparams": {"fake": {"acpi": true}}}), "HypervisorError", text).await;
-    let text = json!(["Unknown hypervisor 'x'"]);
+    let text = json!(["Unknown hypervisor type 'x'"]);
     refuses(&bench, json!({"hvparams": {"x": {}}}), "HypervisorError", text).await;
     let text = "Invalid key in new ipolicy: x";
     wrong(&bench, json!({"ipolicy": {"x": 1}}), text).await;

@@ -68,6 +68,11 @@ async fn networks_are_added() {
     )
     .await;
     pool(
+        json!({"network": "10.0.0.0"}),
+        "Cannot create IP address pool for network 'n': A network with only 1 host(s) is too small, please specify at least a /30 network",
+    )
+    .await;
+    pool(
         json!({"network": "10.0.0.0/8"}),
         "Cannot create IP address pool for network 'n': A big network with 16777216 host(s) is currently not supported. please specify at most a /16 network",
     )

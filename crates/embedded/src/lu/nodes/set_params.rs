@@ -399,10 +399,9 @@ impl LogicalUnit for NodeSetParams {
                 Ok(())
             })
             .await?;
+            tell_shortage(cx);
             if lock_all(self) {
                 fill_candidate_pool(cx, std::slice::from_ref(&uuid)).await?;
-            } else {
-                tell_shortage(cx);
             }
         }
         tell_daemons(cx, &uuid);

@@ -144,7 +144,9 @@ async fn candidates_are_kept() {
     all.refuses_set(2, json!({"master_candidate": false}), short, "wrong_state").await;
     let promoted = format!(" - INFO: Promoted nodes to master candidate role: {}", name(3));
     let demote = json!({"master_candidate": false, "auto_promote": true});
-    all.sets(2, demote, regular.clone(), &[&promoted]).await;
+    let short =
+        "Configuration data is not consistent: Not enough master candidates: actual 1, target 2";
+    all.sets(2, demote, regular.clone(), &[short, &promoted]).await;
     assert!(all.bench.config().node_by_name(&name(3)).unwrap().master_candidate);
     all.edit_cluster(|cluster| cluster.candidate_pool_size = 3).await;
     let capable = json!({"master_capable": false});
