@@ -152,9 +152,12 @@ pub(super) fn list<T, V: Into<Value>>(
     Cell::Normal(items.into_iter().map(|item| value(item).into()).collect())
 }
 
+/// A row of [`META`].
+type MetaRow = (&'static str, &'static str, FieldKind, &'static str, fn(&Meta) -> Value);
+
 /// The rows that every object with a UUID has: `(name, title, kind, description, value)`; `%` in the description stands for
 /// the kind of object.
-pub(super) const META: &[(&str, &str, FieldKind, &str, fn(&Meta) -> Value)] = &[
+pub(super) const META: &[MetaRow] = &[
     ("ctime", "CTime", FieldKind::Timestamp, "Creation timestamp", |meta| number(meta.ctime)),
     ("mtime", "MTime", FieldKind::Timestamp, "Modification timestamp", |meta| number(meta.mtime)),
     ("uuid", "UUID", FieldKind::Text, "% UUID", |meta| Value::from(&meta.uuid)),

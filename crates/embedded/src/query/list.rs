@@ -108,12 +108,15 @@ impl Lists {
     }
 }
 
+/// A node, and its state if it answers.
+type NodeSeen = (Uuid, Option<Arc<NodeState>>);
+
 /// What a list was computed from.
 struct Sources {
     compat: Compat,
     config: Config,
     /// In the order of the configuration's nodes; empty for a list that does not read them.
-    states: Vec<(Uuid, Option<Arc<NodeState>>)>,
+    states: Vec<NodeSeen>,
 }
 
 impl Sources {
@@ -125,9 +128,8 @@ impl Sources {
     }
 
     fn same_states(&self, other: &Self) -> bool {
-        let same = |(a, b): (&(Uuid, Option<Arc<NodeState>>), &(Uuid, Option<Arc<NodeState>>))| {
-            a.0 == b.0 && same_state(a.1.as_ref(), b.1.as_ref())
-        };
+        let same =
+            |(a, b): (&NodeSeen, &NodeSeen)| a.0 == b.0 && same_state(a.1.as_ref(), b.1.as_ref());
         self.states.len() == other.states.len() && self.states.iter().zip(&other.states).all(same)
     }
 
@@ -177,10 +179,11 @@ fn same_by<T>(
     b: &OrdMap<Uuid, Arc<T>>,
     same: impl Fn(&T, &T) -> bool,
 ) -> bool {
-    let pair = |((ka, va), (kb, vb)): ((&Uuid, &Arc<T>), (&Uuid, &Arc<T>))| {
-        ka == kb && (Arc::ptr_eq(va, vb) || same(va, vb))
-    };
-    a.ptr_eq(b) || (a.len() == b.len() && a.iter().zip(b.iter()).all(pair))
+    a.ptr_eq(b)
+        || (a.len() == b.len()
+            && a.iter().zip(b.iter()).all(|((key_a, a), (key_b, b))| {
+                key_a == key_b && (Arc::ptr_eq(a, b) || same(a, b))
+            }))
 }
 
 type Instances = OrdMap<Uuid, Arc<Instance>>;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use model::config::{Config, Network, Node, NodeGroup};
+use model::config::{self, Config, Network, Node, NodeGroup};
 use model::error::{GanetiError, Result};
 use model::name::Uuid;
 use model::query::filter::{Filter, FilterValue};
@@ -121,6 +121,13 @@ pub(super) fn all_groups(config: &Config) -> Vec<Arc<NodeGroup>> {
 /// All networks, in natural order.
 pub(super) fn all_networks(config: &Config) -> Vec<Arc<Network>> {
     sorted(&config.networks, |network| &network.name)
+}
+
+/// All job filter rules, by UUID in natural order.
+pub(super) fn all_filters(config: &Config) -> Vec<&config::Filter> {
+    let mut rules: Vec<&config::Filter> = config.filters.values().map(|rule| &**rule).collect();
+    rules.sort_by(|a, b| natural_cmp(a.uuid.as_str(), b.uuid.as_str()));
+    rules
 }
 
 /// The nodes that a filter asks for by name, or all.

@@ -137,7 +137,7 @@ impl Queries {
                 answer(network::table(), fields, filter, items)
             }
             Resource::Filter => {
-                let items = live.config.filters.values().map(|rule| &**rule);
+                let items = lookup::all_filters(live.config).into_iter();
                 answer(filter_rule::table(), fields, filter, items)
             }
             Resource::Job | Resource::Lock | Resource::Export => Err(GanetiError::new(
@@ -232,8 +232,8 @@ pub(crate) fn filter_rows(
     fields: &[&str],
 ) -> Result<Vec<Row>> {
     let wanted = |uuid: &str| uuids.is_none_or(|uuids| uuids.iter().any(|known| known == uuid));
-    let rules = config.filters.values().filter(|rule| wanted(rule.uuid.as_str()));
-    rows(filter_rule::table(), fields, rules.map(|rule| &**rule))
+    let rules = lookup::all_filters(config).into_iter().filter(|rule| wanted(rule.uuid.as_str()));
+    rows(filter_rule::table(), fields, rules)
 }
 
 /// The descriptions of a resource's fields: those asked for, or all in natural order.

@@ -56,7 +56,8 @@ impl<'a> Cx<'a> {
         match self.ndparams() {
             None => Cell::NoData,
             Some(filled) => {
-                let has_oob = filled.get("oob_program").and_then(Value::as_str).unwrap_or("") != "";
+                let program = filled.get("oob_program").and_then(Value::as_str);
+                let has_oob = program.is_some_and(|program| !program.is_empty());
                 or_unavailable(has_oob.then_some(self.node.powered))
             }
         }
