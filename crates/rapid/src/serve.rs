@@ -1,0 +1,175 @@
+//! `rapid serve`: puts the parts together, in order, and takes them apart again.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use embedded::engine::{self, EmbeddedEngine};
+use model::engine::Engine;
+use rapi::serve::{Options, Server};
+use rapi::tls::{TlsFiles, ensure_certificate};
+use rapi::users::Users;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::{Cli, Command, Serve};
+use crate::first_start::{self, NewUser};
+use crate::{extra, logging};
+
+/// The file of certificate and key in the data directory.
+const CERTIFICATE: &str = "rapi.pem";
+/// Says to the process that `ganeti-rapi` starts that it is the daemon.
+const DETACHED: &str = "RAPID_DETACHED";
+
+/// Serves until a signal says to stop.
+pub(crate) fn run(options: &Serve) -> Result<ExitCode> {
+    logging::start(options.log_format, options.syslog, options.debug);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(options))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Started under the name `ganeti-rapi`: Ganeti's options, all addresses, and in the background unless `-f` is given.
+pub(crate) fn as_ganeti_rapi() -> Result<ExitCode> {
+    let given: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let words = ["rapid".into(), "serve".into()].into_iter().chain(given.clone());
+    let Command::Serve(mut options) = Cli::parse_from(words).command else {
+        bail!("ganeti-rapi only serves");
+    };
+    if options.bind.is_none() && options.interface.is_none() {
+        options.bind = Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    }
+    if options.foreground {
+        return run(&options);
+    }
+    if std::env::var_os(DETACHED).is_some() {
+        rustix::process::setsid().context("cannot leave the terminal's session")?;
+        return run(&options);
+    }
+    let program = std::env::current_exe()?;
+    let mut command = std::process::Command::new(program);
+    {
+        use std::os::unix::process::CommandExt;
+        command.arg0("ganeti-rapi");
+    }
+    command.args(given).env(DETACHED, "1");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().context("cannot start the daemon")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(args: &Serve) -> Result<()> {
+    first_start::cluster(args)?;
+    let (users_path, new_user) = first_start::users(args)?;
+    let mut settings = engine::Options::new(&args.data.data_dir);
+    settings.compat = args.compat;
+    let engine = EmbeddedEngine::open(settings).await?;
+    let users = Arc::new(Users::new(Some(users_path)));
+    let mut options = Options::new(tls(args)?, users.clone());
+    options.listen = addresses(args)?;
+    options.require_authentication = args.require_authentication;
+    options.max_clients = args.max_clients;
+    options.cors_origins.clone_from(&args.cors_origin);
+    options.extra = extra::router(engine.clone() as Arc<dyn Engine>, options.metrics.clone());
+    if options.is_wide_open() {
+        tracing::warn!(
+            "others than this machine can read without credentials; --require-authentication refuses them"
+        );
+    }
+    let secure = options.tls.is_some();
+    let server = Server::bind(engine.clone() as Arc<dyn Engine>, options)?;
+    announce(args, &server, secure, new_user.as_ref());
+    let reloading = tokio::spawn(reload_on_hangup(users));
+    server.run(stop_signal()).await;
+    reloading.abort();
+    tracing::info!("finishing running jobs");
+    engine.shutdown().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn tls(args: &Serve) -> Result<Option<TlsFiles>> {
+    if args.no_ssl {
+        return Ok(None);
+    }
+    let own = args.data.data_dir.join(CERTIFICATE);
+    let certificate = match &args.ssl_cert {
+        Some(path) => path.clone(),
+        None => {
+            if ensure_certificate(&own)? {
+                tracing::info!("made a self-signed certificate, {}", own.display());
+            }
+            own
+        }
+    };
+    let key: PathBuf = args.ssl_key.clone().unwrap_or_else(|| certificate.clone());
+    Ok(Some(TlsFiles { certificate, key, chain: args.ssl_chain.clone() }))
+}
+
+fn addresses(args: &Serve) -> Result<Vec<SocketAddr>> {
+    let address = |ip: IpAddr| SocketAddr::new(ip, args.port);
+    if let Some(ip) = args.bind {
+        return Ok(vec![address(ip)]);
+    }
+    let Some(wanted) = &args.interface else {
+        return Ok([IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])]
+            .map(address)
+            .to_vec());
+    };
+    let interfaces = if_addrs::get_if_addrs().context("cannot list network interfaces")?;
+    let mut found: Vec<IpAddr> = interfaces
+        .iter()
+        .filter(|interface| interface.name == *wanted)
+        .map(if_addrs::Interface::ip)
+        .collect();
+    found.sort_by_key(IpAddr::is_ipv6);
+    match found.first() {
+        Some(ip) => Ok(vec![address(*ip)]),
+        None => bail!("network interface {wanted} is not there or has no address"),
+    }
+}
+
+/// Says where the server is, and once who may use it.
+#[expect(clippy::print_stdout, reason = "the password is shown once and never logged")]
+fn announce(args: &Serve, server: &Server, secure: bool, new_user: Option<&NewUser>) {
+    let scheme = if secure { "https" } else { "http" };
+    for address in server.addresses() {
+        tracing::info!("the remote API is at {scheme}://{address}");
+    }
+    if let (Some(user), Some(address)) = (new_user, server.addresses().first()) {
+        println!();
+        println!("  A user was made; this password is not shown again:");
+        println!();
+        println!("    user      {}", user.name);
+        println!("    password  {}", user.password);
+        println!();
+        println!("  Try: curl -k -u {}:{} {scheme}://{address}/2/info", user.name, user.password);
+        println!("  More users: rapid user add --data-dir {} NAME", args.data.data_dir.display());
+        println!();
+    }
+}
+
+async fn reload_on_hangup(users: Arc<Users>) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    while hangups.recv().await.is_some() {
+        tracing::info!("reading the users file again");
+        users.reload();
+    }
+}
+
+/// Resolves at the first SIGTERM or SIGINT.
+async fn stop_signal() {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: running requests are finished first");
+}
