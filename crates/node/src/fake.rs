@@ -256,7 +256,11 @@ impl FakeNode {
             | DiskTemplate::Ext => {}
         }
         if truth.volume(&self.name, disk).is_some() && disk.dev_type != DiskTemplate::Drbd {
-            return Err(failed(format!("Can't create block device: {path}: File exists")));
+            let why = match disk.dev_type {
+                DiskTemplate::Plain => "File exists".to_owned(),
+                _ => format!("can't create: [Errno 17] File exists: '{path}'"),
+            };
+            return Err(failed(format!("Can't create block device: {path}: {why}")));
         }
         truth.put_volume(self.place(disk), &key, disk.size_mib);
         Ok(())

@@ -263,4 +263,56 @@ impl Bench {
         let error = node::NodeError::Failed(text.to_owned());
         self.world.node(node).inject(node::Fault { verb, instance: None, times: 1, error });
     }
+
+    /// Puts a node into a group of its own, whose policy takes no instance with less memory than that. Answers its UUID.
+    pub(crate) async fn exile(&self, node: &str, memory_min_mib: u64) -> Uuid {
+        let config = self.config();
+        let node = config.node_by_name(node).unwrap();
+        let mut group = model::config::NodeGroup::clone(&config.groups[&node.group]);
+        group.meta = Meta::new(self.shared.env.uuid(), 1.0);
+        group.name = "exile".to_owned();
+        let mut policy = model::params::ipolicy::fill_cluster(&config.cluster);
+        policy["minmax"][0]["min"]["memory-size"] = memory_min_mib.into();
+        group.ipolicy.insert("minmax".to_owned(), policy["minmax"].clone());
+        let uuid = group.meta.uuid.clone();
+        let moved = self.shared.config.commit(|draft| {
+            draft.put_group(group);
+            draft.edit_node(&node.meta.uuid, |node| node.group = uuid.clone());
+            Ok(())
+        });
+        moved.await.unwrap();
+        uuid
+    }
+
+    /// Changes a disk of an instance in the configuration alone.
+    pub(crate) async fn edit_disk(
+        &self,
+        instance: &str,
+        at: usize,
+        edit: impl FnOnce(&mut model::config::Disk),
+    ) {
+        let config = self.config();
+        let instance = config.instance_by_name(instance).unwrap();
+        let edited = self.shared.config.commit(|draft| {
+            draft.edit_disk(&instance.disks[at], &instance.meta.uuid, edit);
+            Ok(())
+        });
+        edited.await.unwrap();
+    }
+
+    /// Has a script run before the opcodes of a hooks path that prints these variables and fails. The opcode's error tells
+    /// what it printed, and where.
+    pub(crate) fn failing_hook(&self, path: &str, variables: &[&str]) {
+        use std::os::unix::fs::PermissionsExt;
+        let hooks = self.os_dir.path().join("hooks");
+        let dir = hooks.join(format!("{path}-pre.d"));
+        std::fs::create_dir_all(&dir).unwrap();
+        let lines: Vec<String> =
+            variables.iter().map(|name| format!("echo {name}=$GANETI_{name}\n")).collect();
+        let script = dir.join("tell");
+        std::fs::write(&script, format!("#!/bin/sh\n{}exit 1\n", lines.concat())).unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let setup = WorldSetup { hooks_dir: Some(hooks), ..WorldSetup::clone(&self.world.setup()) };
+        self.world.configure(setup);
+    }
 }

@@ -416,7 +416,7 @@ mod tests {
         let bench = bench("file").await;
         let error = bench.run(recreate(&json!({}))).await.result.unwrap_err().to_string();
         assert!(error.starts_with("Can't create block device <Disk(type=file, "), "{error}");
-        assert!(error.ends_with("File exists"), "{error}");
+        assert!(error.contains("[Errno 17] File exists: '"), "{error}");
     }
 
     #[tokio::test]

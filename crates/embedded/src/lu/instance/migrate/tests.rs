@@ -522,3 +522,89 @@ async fn refusals_are_ganetis() {
         check(&mirrored, op, &text, "wrong_input").await;
     }
 }
+
+#[tokio::test]
+async fn the_policy_of_the_group_it_goes_to_counts() {
+    for (template, target) in [("sharedfile", json!({"target_node": NODE2})), ("drbd", json!({}))] {
+        let bench = bench(template).await;
+        let group = bench.exile(NODE2, 1024).await;
+        let text = format!(
+            "Instance does not meet target node group's ({group}) instance policy: memory-size value 128 is not in range \
+             [1024, 32768]"
+        );
+        let refused = bench.run(migrate(&target)).await.result;
+        assert_eq!(refused, Err(GanetiError::wrong_input(text.clone())));
+        let mut ignoring = migrate(&target);
+        ignoring["ignore_ipolicy"] = json!(true);
+        let outcome = bench.run(ignoring).await;
+        went(&outcome);
+        assert_eq!(outcome.log[0], format!(" - WARNING: {text}"));
+    }
+}
+
+#[tokio::test]
+async fn strange_layouts_are_refused() {
+    let bench = bench("drbd").await;
+    bench.edit_disk(WEB1, 1, |disk| disk.dev_type = model::param::DiskTemplate::Sharedfile).await;
+    let text = "Instance mixes internal and external mirroring. This is not currently supported.";
+    let refused = bench.run(migrate(&json!({}))).await.result;
+    assert_eq!(refused, Err(GanetiError::prereq_plain(text)));
+    bench.edit_disk(WEB1, 1, |disk| disk.dev_type = model::param::DiskTemplate::Drbd).await;
+    for at in [0, 1] {
+        bench.edit_disk(WEB1, at, |disk| disk.nodes.truncate(1)).await;
+    }
+    let text = "No secondary node but using drbd disk types";
+    let refused = bench.run(failover(&json!({}))).await.result;
+    assert_eq!(refused, Err(GanetiError::new(ErrorClass::ConfigurationError, text)));
+}
+
+#[tokio::test]
+async fn an_instance_that_is_only_planned_is_failed_over_on_paper() {
+    let bench = Bench::new(2);
+    bench.make(WEB1, json!({"forthcoming": true, "start": false})).await;
+    let text = "forthcoming instances not supported for this operation";
+    let refused = bench.run(migrate(&json!({"target_node": NODE2}))).await.result;
+    assert_eq!(refused, Err(GanetiError::prereq_plain(text)));
+    let outcome = bench.run(failover(&json!({"target_node": NODE2}))).await;
+    went(&outcome);
+    assert_eq!(outcome.log[2], "Instance is forthcoming, just updating the  configuration");
+    assert_eq!(primary(&bench), NODE2);
+}
+
+#[tokio::test]
+async fn hooks_are_told_of_the_move() {
+    let bench = bench("drbd").await;
+    let moves = ["OLD_PRIMARY", "NEW_PRIMARY", "OLD_SECONDARY", "NEW_SECONDARY"];
+    let told = "OLD_PRIMARY=node1.example.com\nNEW_PRIMARY=node2.example.com\nOLD_SECONDARY=node2.example.com\n\
+                NEW_SECONDARY=node1.example.com\n";
+    for (op, path, own, said, nodes) in [
+        (
+            migrate(&json!({})),
+            "instance-migrate",
+            ["MIGRATE_LIVE", "MIGRATE_CLEANUP", "ALLOW_RUNTIME_CHANGES"],
+            "MIGRATE_LIVE=True\nMIGRATE_CLEANUP=False\nALLOW_RUNTIME_CHANGES=True",
+            vec![NODE1, NODE2],
+        ),
+        (
+            failover(&json!({})),
+            "instance-failover",
+            ["IGNORE_CONSISTENCY", "SHUTDOWN_TIMEOUT", "FAILOVER_CLEANUP"],
+            "IGNORE_CONSISTENCY=False\nSHUTDOWN_TIMEOUT=120\nFAILOVER_CLEANUP=False",
+            vec![NODE1, NODE2],
+        ),
+    ] {
+        bench.failing_hook(path, &[&moves[..], &own[..]].concat());
+        let error = bench.run(op).await.result.unwrap_err();
+        assert_eq!(error.class, ErrorClass::HooksAbort);
+        let script = format!("{path}-pre.d/tell");
+        let rows: Vec<Value> =
+            nodes.iter().map(|node| json!([node, script, format!("{told}{said}")])).collect();
+        let got: Vec<Value> = error.args[0].as_array().unwrap().iter().map(trimmed).collect();
+        assert_eq!(got, rows);
+    }
+}
+
+/// A row of a hook's failure without the end of its last line.
+fn trimmed(row: &Value) -> Value {
+    json!([row[0], row[1], row[2].as_str().unwrap().trim_end()])
+}

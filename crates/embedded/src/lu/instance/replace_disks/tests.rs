@@ -368,3 +368,61 @@ async fn refusals_are_ganetis() {
     let expected = GanetiError::prereq(text, ErrorCode::InternalError);
     assert_eq!(bench.run(op).await.result, Err(expected));
 }
+
+#[tokio::test]
+async fn the_volume_group_must_be_there() {
+    let bench = bench().await;
+    let renamed = bench.shared.config.commit(|draft| {
+        draft.edit_cluster(|cluster| cluster.volume_group_name = Some("other".to_owned()));
+        Ok(())
+    });
+    renamed.await.unwrap();
+    failed(
+        &bench.run(replace("on_secondary", &json!({}))).await,
+        "Volume group 'other' not found on node node2.example.com",
+    );
+}
+
+#[tokio::test]
+async fn the_policy_of_the_new_group_counts() {
+    let bench = bench().await;
+    let group = bench.exile(NODE3, 1024).await;
+    let text = format!(
+        "Instance does not meet target node group's ({group}) instance policy: memory-size value 128 is not in range \
+         [1024, 32768]"
+    );
+    assert_eq!(bench.run(to(NODE3)).await.result, Err(GanetiError::wrong_input(text)));
+    let more = json!({"remote_node": NODE3, "ignore_ipolicy": true});
+    went(&bench.run(replace("new_secondary", &more)).await);
+}
+
+#[tokio::test]
+async fn disks_that_are_not_all_mirrors_are_not_replaced() {
+    let bench = bench().await;
+    bench.edit_disk(WEB1, 1, |disk| disk.dev_type = model::param::DiskTemplate::File).await;
+    let text = "Can only run replace disks for DRBD8-based instances";
+    let refused = bench.run(replace("on_primary", &json!({}))).await.result;
+    assert_eq!(refused, Err(GanetiError::wrong_input(text)));
+}
+
+#[tokio::test]
+async fn a_planned_secondary_moves_on_paper() {
+    let bench = Bench::new(3);
+    let more = json!({
+        "disk_template": "drbd", "disks": [{"size": 1024}], "snode": NODE2, "forthcoming": true, "start": false,
+    });
+    bench.make(WEB1, more).await;
+    let outcome = bench.run(to(NODE3)).await;
+    went(&outcome);
+    assert_eq!(
+        outcome.log[3..],
+        [
+            "Instance fortcoming, will only update the configuration",
+            " - INFO: Updating instance configuration",
+        ]
+    );
+    assert_eq!(secondary(&bench), NODE3);
+    let outcome = bench.run(replace("on_primary", &json!({}))).await;
+    went(&outcome);
+    assert_eq!(outcome.log[3], "Instance forthcoming, not touching disks");
+}
