@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use model::error::GanetiError;
 use model::param::{DiskTemplate, Hypervisor};
-use node::{NodeError, Verb, World};
+use node::{NodeError, Verb, World, WorldSetup};
 use serde_json::{Value, json};
 
 use crate::lu::testing::{Bench, Outcome};
@@ -313,4 +313,88 @@ async fn redistribution_counts_as_a_change() {
     let outcome = bench.run(json!({"OP_ID": "OP_CLUSTER_REDIST_CONF"})).await;
     assert_eq!(outcome.result, Ok(Value::Null));
     assert_eq!(bench.config().cluster.meta.serial_no, before + 1);
+}
+
+/// Puts a disk of an instance into the configuration.
+async fn put_disk(bench: &Bench, template: &str) {
+    let node = bench.config().cluster.master_node.clone();
+    let meta = json!({"serial_no": 1, "ctime": 1.0, "mtime": 1.0});
+    let with = |rest: Value| {
+        let mut object = meta.clone();
+        object.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        object
+    };
+    let disk = with(json!({
+        "uuid": "d1", "dev_type": template, "logical_id": ["xenvg", "a"], "children": [], "nodes": [node],
+        "iv_name": "disk/0", "size_mib": 64, "mode": "rw", "name": null, "spindles": null, "params": {},
+    }));
+    let instance = with(json!({
+        "uuid": "i1", "tags": [], "name": "web1", "primary_node": node, "os": "", "hypervisor": "fake", "hvparams": {},
+        "beparams": {}, "osparams": {}, "osparams_private": {}, "admin_state": "down",
+        "admin_state_source": "admin", "nics": [], "disks": ["d1"], "disks_active": false, "network_port": null,
+        "forthcoming": false, "disk_template": template,
+    }));
+    let change = bench.shared.config.commit(|draft| {
+        draft.put_disk(serde_json::from_value(disk).unwrap(), None);
+        draft.put_instance(serde_json::from_value(instance).unwrap());
+        Ok::<_, GanetiError>(())
+    });
+    change.await.unwrap();
+}
+
+#[tokio::test]
+async fn templates_in_use_stay() {
+    let (bench, world) = bench(1).await;
+    put_disk(&bench, "plain").await;
+    let enabled = json!({"enabled_disk_templates": ["file", "drbd"]});
+    let text = "Cannot disable disk template 'plain', because there is at least one disk using it:\n * \
+                <LogicalVolume(/dev/xenvg/a, visible as /disk/0, size=64m)> (on web1)";
+    refuses(&bench, enabled, "OpPrereqError", json!([text, "wrong_state"])).await;
+    edit(&bench, |cluster| {
+        cluster.enabled_disk_templates = vec![DiskTemplate::File];
+        cluster.ipolicy.insert("disk-templates".into(), json!(["file"]));
+    })
+    .await;
+    let text = "Cannot disable lvm storage while lvm-based instances exist";
+    wrong(&bench, json!({"vg_name": ""}), text).await;
+    put_disk(&bench, "drbd").await;
+    let text = "Cannot disable drbd helper while drbd-based instances exist";
+    wrong(&bench, json!({"drbd_helper": ""}), text).await;
+    let mut setup = WorldSetup::clone(&world.setup());
+    setup.sizes.disk_mib = 1000;
+    setup.storage = vec![(model::param::StorageType::LvmVg, "small".into())];
+    let small = World::temporary(setup).unwrap();
+    let uuid = bench.config().cluster.master_node.clone();
+    bench.shared.nodes.insert(uuid, small.node("node1.example.com"));
+    let enable = json!({"enabled_disk_templates": ["file", "plain"], "vg_name": "small"});
+    let text = "Error on node 'node1.example.com': volume group 'small' too small (20480 MiB required, 1000 MiB found)";
+    refuses(&bench, enable, "OpPrereqError", json!([text, "environment_error"])).await;
+}
+
+#[tokio::test]
+async fn an_unusual_communication_network_is_warned_of() {
+    let (bench, _world) = bench(1).await;
+    let add = json!({"OP_ID": "OP_NETWORK_ADD", "network_name": "old", "network": "10.0.0.0/24", "gateway": "10.0.0.1"});
+    bench.run(add).await.result.unwrap();
+    let outcome = run(&bench, json!({"instance_communication_network": "old"})).await;
+    let warning = |what: &str, is: &str, should: &str| {
+        format!(
+            " - WARNING: Supplied instance communication network 'old' {what} '{is}', this might pose a security risk \
+             (default is '{should}')."
+        )
+    };
+    assert_eq!(
+        outcome.log,
+        [
+            warning("has an IPv4 gateway", "10.0.0.1", "None"),
+            warning("has a non-standard IPv4 network address", "10.0.0.0/24", "169.254.0.0/16"),
+            warning("has a non-standard IPv6 network address", "None", "fe80::/10"),
+            warning("has a non-standard MAC prefix", "None", "52:54:00"),
+            "Changing instance communication network to 'old', only new instances will be affected.".to_owned(),
+        ]
+    );
+    assert_eq!(outcome.result, Ok(json!({"jobs": [[true, 2]]})));
+    let outcome = run(&bench, json!({"instance_communication_network": "new"})).await;
+    let text = "Previous instance communication network 'old' should be removed manually.";
+    assert_eq!(outcome.log[0], text);
 }

@@ -65,10 +65,14 @@ impl Simulated {
         let mut nodes = vec![uuid(primary)];
         nodes.extend(secondary.map(uuid));
         let dev_type = if secondary.is_some() { "drbd" } else { "sharedfile" };
+        let logical_id = match nodes.as_slice() {
+            [one, two] => json!([one, two, 11000, 0, 1, "secret"]),
+            _ => json!(["loop", format!("/shared/{name}")]),
+        };
         let meta = |uuid: &str| json!({"uuid": uuid, "serial_no": 1, "ctime": 1.0, "mtime": 1.0});
         let mut disk = meta(&format!("d-{name}"));
         let rest = json!({
-            "dev_type": dev_type, "logical_id": ["x", "y"], "children": [], "nodes": nodes,
+            "dev_type": dev_type, "logical_id": logical_id, "children": [], "nodes": nodes,
             "iv_name": "disk/0", "size_mib": 1024, "mode": "rw", "name": null, "spindles": null, "params": {},
         });
         disk.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
@@ -431,4 +435,68 @@ async fn nodes_are_powercycled() {
     all.refuses(id, json!({"node_name": "node2"}), json!(["OpExecError", [text]])).await;
     let dry = all.run(id, json!({"node_name": "node2", "dry_run": true})).await;
     assert_eq!(dry.result, Ok(Value::Null));
+}
+
+#[tokio::test]
+async fn lost_data_on_another_node_stops_a_repair() {
+    let all = Simulated::new(2);
+    all.put_instance("db1", 2, Some(1)).await;
+    let config = all.bench.config();
+    let instance = config.instance_by_name("db1").unwrap();
+    let told = crate::spec::instance(&config, model::compat::Compat::V31, instance);
+    // A side that is up and has never seen the data.
+    all.fake(1).create_disk(&told, &told.disks[0]).await.unwrap();
+    all.fake(1).assemble_disk(&told, &told.disks[0], false).await.unwrap();
+    let mut op = json!({"node_name": "node2", "storage_type": "lvm-vg", "name": "xenvg"});
+    let text = format!("Instance 'db1' has faulty disks on node '{}'", name(1));
+    all.refuses("OP_REPAIR_NODE_STORAGE", op.clone(), prereq(&text, "wrong_state")).await;
+    op["ignore_consistency"] = json!(true);
+    let done = all.run("OP_REPAIR_NODE_STORAGE", op).await;
+    assert_eq!((done.result, &done.log[0]), (Ok(Value::Null), &format!(" - WARNING: {text}")));
+}
+
+#[tokio::test]
+async fn an_external_allocator_can_refuse() {
+    use std::os::unix::fs::PermissionsExt;
+    let all = Simulated::new(2);
+    all.put_instance("db1", 2, Some(1)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("mine");
+    let answer = json!({"success": false, "info": "no luck", "result": []});
+    std::fs::write(&script, format!("#!/bin/sh\necho '{answer}'\n")).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut setup = node::WorldSetup::clone(&all.bench.world.setup());
+    setup.iallocator_search_path = vec![dir.path().to_owned()];
+    all.bench.world.configure(setup);
+    let op = json!({"node_name": name(1), "mode": "secondary-only", "iallocator": "mine"});
+    let text = "Can't compute node evacuation using iallocator 'mine': no luck";
+    all.refuses("OP_NODE_EVACUATE", op, prereq(text, "insufficient_resources")).await;
+}
+
+#[tokio::test]
+async fn mirrors_are_not_split_over_groups_unasked() {
+    let all = Simulated::new(3);
+    all.put_instance("db1", 1, Some(2)).await;
+    let added = all.run("OP_GROUP_ADD", json!({"group_name": "g2"})).await;
+    // The bench's cluster has no policy of its own, so a group's is not looked at.
+    added.result.unwrap();
+    let id = "OP_GROUP_ASSIGN_NODES";
+    let mut op = json!({"group_name": "g2", "nodes": ["node2"]});
+    let text = "The following instances get split by this change and --force was not given: db1";
+    all.refuses(id, op.clone(), json!(["OpExecError", [text]])).await;
+    op["force"] = json!(true);
+    let forced = all.run(id, op).await;
+    let text = " - WARNING: This operation will split the following instances: db1";
+    assert_eq!((forced.result, forced.log), (Ok(Value::Null), vec![text.to_owned()]));
+    // What is split already is told only beside what is split anew.
+    all.put_instance("db2", 1, Some(3)).await;
+    let op = json!({"group_name": "g2", "nodes": ["node3"], "force": true});
+    let forced = all.run(id, op).await;
+    assert_eq!(
+        forced.log,
+        [
+            " - WARNING: This operation will split the following instances: db2",
+            " - WARNING: In addition, these already-split instances continue to be split across groups: db1",
+        ]
+    );
 }
