@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use embedded::engine::EmbeddedEngine;
@@ -14,6 +15,12 @@ use crate::args::ClusterInit;
 /// The disk templates that a real node of this release can hold.
 const LOCAL_TEMPLATES: &[DiskTemplate] =
     &[DiskTemplate::File, DiskTemplate::Sharedfile, DiskTemplate::Diskless];
+
+/// What instances of this machine's cluster may be: as small as one likes, and otherwise as Ganeti's default has it.
+const LOCAL_BOUNDS: &str = "min:disk-size=0,cpu-count=1,disk-count=0,memory-size=1,nic-count=0,spindle-use=0\
+    /max:disk-size=1048576,cpu-count=8,disk-count=16,memory-size=32768,nic-count=8,spindle-use=12";
+/// The bundled operating system; its kernel and initrd are known to the cluster before it is installed.
+const TINY: &str = "tiny";
 
 /// Makes a cluster with chosen names.
 #[expect(clippy::print_stdout, reason = "a command's answer")]
@@ -54,7 +61,9 @@ fn fill(options: &mut InitOptions, args: &ClusterInit) -> Result<()> {
     options.hypervisor_parameters.clone_from(&args.hypervisor_parameters);
     options.disk_parameters.clone_from(&args.disk_parameters);
     options.node_parameters.clone_from(&args.node_parameters);
-    options.ipolicy_bounds_specs.clone_from(&args.ipolicy_bounds_specs);
+    if args.ipolicy_bounds_specs.is_some() {
+        options.ipolicy_bounds_specs.clone_from(&args.ipolicy_bounds_specs);
+    }
     options.ipolicy_std_specs.clone_from(&args.ipolicy_std_specs);
     options.ipolicy_vcpu_ratio = args.ipolicy_vcpu_ratio;
     options.ipolicy_spindle_ratio = args.ipolicy_spindle_ratio;
@@ -100,7 +109,13 @@ fn parse_all<T>(names: &[String], parse: fn(&str) -> Option<T>) -> Result<Vec<T>
 pub(crate) fn make(data_dir: &Path, options: &InitOptions) -> Result<()> {
     std::fs::create_dir_all(data_dir)
         .with_context(|| format!("cannot make {}", data_dir.display()))?;
-    let config = new_cluster(options, &Env::system())?;
+    let mut config = new_cluster(options, &Env::system())?;
+    if matches!(options.nodes, NodeKind::Local { .. }) {
+        let dir = std::path::absolute(data_dir.join("os"))?;
+        let params =
+            model::param::Dict::from_iter([("kvm".to_owned(), node::tiny::hvparams(&dir).into())]);
+        Arc::make_mut(&mut config.cluster).os_hvp.insert(TINY.to_owned(), params.into());
+    }
     EmbeddedEngine::create(data_dir, &config).with_context(|| format!("in {}", data_dir.display()))
 }
 
@@ -133,6 +148,7 @@ pub(crate) fn settle_local(options: &mut InitOptions, data_dir: &Path) -> Result
     options.file_storage_dir = Some(below("file-storage")?);
     options.shared_file_storage_dir = Some(below("shared-file-storage")?);
     options.os_search_path.push(below("os")?);
+    options.ipolicy_bounds_specs = Some(LOCAL_BOUNDS.to_owned());
     options.master_netdev = Some("lo".to_owned());
     Ok(())
 }

@@ -80,7 +80,7 @@ pub(crate) fn os(command: &OsCommand) -> Result<()> {
     let dir = data.data_dir.join("os");
     let progress: node::Feedback = Arc::new(|line: &str| println!("{line}"));
     runtime()?
-        .block_on(node::tiny::install(&dir.join(name), progress))
+        .block_on(node::tiny::install(&dir, progress))
         .with_context(|| format!("cannot install {name}"))?;
     println!("{name} is in {}", dir.display());
     Ok(())

@@ -97,8 +97,9 @@ pub(crate) async fn stop(
     message: &str,
 ) -> Result<()> {
     let told = spec_of(cx, instance);
+    let reason = cx.reason().last().map(|entry| entry.0.clone()).unwrap_or_default();
     let stopped = match cx.node(&instance.primary_node).await {
-        Ok(node) => node.stop_instance(&told, Duration::from_secs(timeout_s), message).await,
+        Ok(node) => node.stop_instance(&told, Duration::from_secs(timeout_s), &reason).await,
         Err(error) => Err(error),
     };
     stopped.map_err(|error| GanetiError::exec(format!("{message}: {error}")))
