@@ -9,7 +9,7 @@ use model::config::Config;
 use model::error::{GanetiError, Result};
 use model::job::{LogKind, ReasonEntry};
 use model::name::{JobId, Uuid};
-use model::opcode::Op;
+use model::opcode::{Op, OpCode};
 use node::{Feedback, Node, NodeError};
 use serde_json::{Value, json};
 
@@ -33,6 +33,9 @@ pub(crate) trait JobPort: Send + Sync {
 
     /// Gives all locks back.
     fn release(&self);
+
+    /// Shows the opcode otherwise from now on: with full names and UUIDs.
+    fn rewrite(&self, _code: OpCode) {}
 
     /// Makes the job's state durable: called before the world outside is touched for the first time.
     async fn sync(&self) -> Result<()>;

@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
+use model::compat::Compat;
 use model::config::{Config, Instance, Network, Node, NodeGroup};
 use model::error::{ErrorCode, GanetiError, Result};
 use model::name::{Lookup, Uuid, lookup};
+use model::opcode::{Audience, OpId, Opcode};
+use serde_json::Value;
 
 /// The instance of a name, case folded; or of a UUID, if one is given it must fit.
 pub(crate) fn instance<'a>(
@@ -52,6 +55,63 @@ pub(crate) fn network<'a>(config: &'a Config, name: &str) -> Result<&'a Arc<Netw
         .ok_or_else(|| GanetiError::unknown_entity(format!("Network '{name}' not found")))
 }
 
+/// Parameters that name an instance or a node, and those beside them that hold its UUID.
+const NAMED: &[(&str, &str)] = &[
+    ("instance_name", "instance_uuid"),
+    ("node_name", "node_uuid"),
+    ("remote_node", "remote_node_uuid"),
+    ("target_node", "target_node_uuid"),
+    ("pnode", "pnode_uuid"),
+    ("snode", "snode_uuid"),
+    ("src_node", "src_node_uuid"),
+];
+
+/// The same for lists of nodes.
+const LISTED: &[(&str, &str)] = &[("nodes", "node_uuids"), ("on_nodes", "on_node_uuids")];
+
+/// The opcode as the job shows it once it was looked at: full names, and UUIDs beside them. `None` when it names nothing
+/// of the kind, or nothing that is known.
+pub(crate) fn told<L: Opcode>(op: &L, config: &Config, compat: Compat) -> Option<L> {
+    let has = |name: &str| L::DEF.params.iter().any(|param| param.name == name);
+    let both = |pair: &&(&str, &str)| has(pair.0) && has(pair.1);
+    // Ganeti: the node that a node's instances migrate to is handed on as it was written (3.0, cmdlib/node.py).
+    let handed_on = |name: &str| L::ID == OpId::NodeMigrate && name == "target_node";
+    let (named, listed) = (NAMED.iter().filter(both), LISTED.iter().filter(both));
+    let named: Vec<_> = named.filter(|pair| !handed_on(pair.0)).collect();
+    let listed: Vec<_> = listed.collect();
+    if named.is_empty() && listed.is_empty() {
+        return None;
+    }
+    let known = |param: &str, name: &str| match param {
+        "instance_name" => {
+            instance(config, name, None).ok().map(|found| (found.name.clone(), &found.meta.uuid))
+        }
+        _ => node(config, name, None).ok().map(|found| (found.name.clone(), &found.meta.uuid)),
+    };
+    let mut dict = op.write(Audience::Engine);
+    let mut changed = false;
+    for (param, uuid) in named {
+        let name = dict.get(*param).and_then(Value::as_str);
+        if let Some((name, found)) = name.and_then(|name| known(param, name)) {
+            let found = Value::from(found);
+            dict.insert((*param).to_owned(), name.into());
+            dict.insert((*uuid).to_owned(), found);
+            changed = true;
+        }
+    }
+    for (param, uuid) in listed {
+        let names = dict.get(*param).and_then(Value::as_array).cloned().unwrap_or_default();
+        let found: Option<Vec<_>> = names.iter().map(|name| known(param, name.as_str()?)).collect();
+        if let Some(found) = found.filter(|found| !found.is_empty()) {
+            let (names, uuids): (Vec<String>, Vec<&Uuid>) = found.into_iter().unzip();
+            dict.insert((*param).to_owned(), names.into());
+            dict.insert((*uuid).to_owned(), uuids.into_iter().map(Value::from).collect());
+            changed = true;
+        }
+    }
+    changed.then(|| L::read(&dict, compat).ok()).flatten()
+}
+
 fn find<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     match lookup(wanted, names) {
         Lookup::Found(name) => Some(name),
@@ -75,5 +135,44 @@ fn check_uuid(
             ErrorCode::ResourceNotUnique,
         )),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::opcode::{GroupAssignNodes, NodeMigrate, TagsSet};
+    use serde_json::json;
+
+    use super::*;
+    use crate::lu::testing::Bench;
+
+    fn check<L: Opcode>(config: &Config, params: &Value, expected: Option<&[(&str, Value)]>) {
+        let read = |params: &Value| L::read(params.as_object().unwrap(), Compat::V31).unwrap();
+        let told = told(&read(params), config, Compat::V31).map(|op| op.write(Audience::Engine));
+        assert_eq!(told.is_some(), expected.is_some(), "{params}");
+        for (name, value) in expected.into_iter().flatten() {
+            assert_eq!(told.as_ref().unwrap()[*name], *value, "{params}");
+        }
+    }
+
+    #[tokio::test]
+    async fn jobs_show_full_names_and_uuids() {
+        let config = Bench::new(2).config();
+        let full = |at: usize| format!("node{at}.example.com");
+        let uuid = |at: usize| json!(config.node_by_name(&full(at)).unwrap().meta.uuid);
+        let migrate = json!({"node_name": "node1", "target_node": "node2"});
+        let shown = [
+            ("node_name", json!(full(1))),
+            ("node_uuid", uuid(1)),
+            ("target_node", json!("node2")),
+            ("target_node_uuid", Value::Null),
+        ];
+        check::<NodeMigrate>(&config, &migrate, Some(&shown));
+        check::<NodeMigrate>(&config, &json!({"node_name": "no"}), None);
+        let assign = json!({"group_name": "default", "nodes": ["node2", "node1"]});
+        let shown =
+            [("nodes", json!([full(2), full(1)])), ("node_uuids", json!([uuid(2), uuid(1)]))];
+        check::<GroupAssignNodes>(&config, &assign, Some(&shown));
+        check::<TagsSet>(&config, &json!({"kind": "node", "tags": [], "name": "node1"}), None);
     }
 }

@@ -25,7 +25,7 @@ use std::future::Future;
 use model::config::Config;
 use model::error::{ErrorClass, GanetiError, Result};
 use model::name::Uuid;
-use model::opcode::{Common, OpCode, Opcode};
+use model::opcode::{Common, OpCode, OpId, Opcode};
 use node::{HookPhase, HookStatus};
 use serde_json::Value;
 
@@ -91,9 +91,30 @@ macro_rules! define_execute {
 }
 model::for_each_opcode!(define_execute);
 
+/// Ganeti: units that look names up before they check other parameters (3.0, `CheckArguments` of cmdlib/node.py).
+const NAMES_FIRST: &[OpId] =
+    &[OpId::NodeModifyStorage, OpId::NodePowercycle, OpId::NodeSetParams, OpId::RepairNodeStorage];
+
+/// Has the job show the names that an opcode gives as they are in the configuration.
+fn tell_names<L: LogicalUnit + Into<OpCode>>(op: &L, cx: &Cx) {
+    if let Some(told) = expand::told(op, &cx.config(), cx.compat()) {
+        cx.port().rewrite(told.into());
+    }
+}
+
 /// Runs a unit: locks, checks, pre hooks, the work, post hooks.
-async fn run<L: LogicalUnit>(mut op: L, common: &Common, cx: &Cx) -> Result<Value> {
+async fn run<L>(mut op: L, common: &Common, cx: &Cx) -> Result<Value>
+where
+    L: LogicalUnit + Into<OpCode>,
+{
+    let names_first = NAMES_FIRST.contains(&L::ID);
+    if names_first {
+        tell_names(&op, cx);
+    }
     op.prepare(cx).await?;
+    if !names_first {
+        tell_names(&op, cx);
+    }
     hold(&op, cx).await?;
     let plan = op.check_prereq(cx).await?;
     let hooks = op.hooks(cx, &plan).filter(|_| L::DEF.hooks.is_some());

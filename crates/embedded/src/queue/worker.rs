@@ -13,7 +13,7 @@ use futures::FutureExt;
 use model::error::{ErrorClass, GanetiError, Result};
 use model::job::{Job, LogKind, Status};
 use model::name::JobId;
-use model::opcode::Op;
+use model::opcode::{Op, OpCode};
 use serde_json::Value;
 
 use super::cell::{JobCell, cancelled, end_unfinished};
@@ -22,7 +22,7 @@ use crate::locks::Locks;
 use crate::lu::cx::{Cx, JobPort};
 use crate::lu::execute;
 use crate::store::Write;
-use crate::store::row::StateRow;
+use crate::store::row::{JobRow, StateRow};
 
 /// How long a job waits for locks before it is made more urgent by one (cluster.md §10).
 const LOCK_ROUND: Duration = Duration::from_secs(1800);
@@ -257,6 +257,17 @@ impl JobPort for Port {
 
     fn release(&self) {
         self.queue.locks.release(self.cell.id);
+    }
+
+    fn rewrite(&self, code: OpCode) {
+        let compat = self.queue.shared.compat;
+        let writes = self.cell.change(|job| {
+            job.ops[self.index].input.code = code;
+            let mut row = JobRow::of(job, compat);
+            row.state = StateRow::of(job);
+            vec![Write::Job(Box::new(row))]
+        });
+        self.queue.store.write_lazily(writes);
     }
 
     async fn sync(&self) -> Result<()> {
