@@ -158,6 +158,13 @@ impl Cx {
         self.shared.allocation.lock().await
     }
 
+    /// Takes the output of a script into the server's own log. Ganeti (3.0) keeps that of reinstalling and renaming on the
+    /// node, and only says how it ended in the job's.
+    pub(crate) fn script_aside(&self) -> Feedback {
+        let job = self.job_id();
+        Arc::new(move |line: &str| tracing::debug!(job.id = %job, line, "a script said"))
+    }
+
     /// Takes the output of a script into the log, line by line, as it comes.
     pub(crate) fn script_output(&self) -> Feedback {
         let port = self.port.clone();

@@ -123,7 +123,7 @@ async fn install(cx: &Cx, instance: &Instance, image: Option<&str>, values: Dict
     let told = spec_of(cx, instance);
     let os_params = OsParams { values, debug_level: 0 };
     let installed = match cx.node(&instance.primary_node).await {
-        Ok(node) => node.create_os(&told, true, &os_params, cx.script_output()).await,
+        Ok(node) => node.create_os(&told, true, &os_params, cx.script_aside()).await,
         Err(error) => Err(error),
     };
     installed.map_err(|error| {

@@ -167,7 +167,7 @@ async fn run_script(cx: &Cx, instance: &Instance, old_name: &str) {
     let failure = match (values, cx.node(&instance.primary_node).await) {
         (Ok(values), Ok(node)) => {
             let os_params = OsParams { values, debug_level: 0 };
-            let ran = node.rename_os(&told, old_name, &os_params, cx.script_output()).await;
+            let ran = node.rename_os(&told, old_name, &os_params, cx.script_aside()).await;
             ran.err().map(|error| error.to_string())
         }
         (Err(error), _) => Some(error.to_string()),
