@@ -37,7 +37,8 @@ async fn ended(engine: &EmbeddedEngine, id: JobId) -> Vec<Value> {
     let mut previous: Option<Vec<Value>> = None;
     for _ in 0..100 {
         let limit = Duration::from_secs(10);
-        let seen = engine.wait_for_job_change(id, &fields, previous.as_deref(), None, limit);
+        let seen =
+            engine.wait_for_job_change(id, &fields, previous.as_deref(), Some(u64::MAX), limit);
         let seen = seen.await.unwrap().unwrap().job_info;
         if ["success", "error", "canceled"].contains(&seen[0].as_str().unwrap()) {
             return seen;

@@ -2,6 +2,8 @@
 //! waiting for it is the queue's business.
 
 mod allocation;
+#[cfg(test)]
+mod tests;
 pub(crate) mod waiting;
 
 use std::collections::BTreeMap;

@@ -13,6 +13,8 @@ pub(crate) mod cell;
 pub(crate) mod recover;
 pub(crate) mod rules;
 pub(crate) mod schedule;
+#[cfg(test)]
+mod tests;
 mod wait;
 mod worker;
 

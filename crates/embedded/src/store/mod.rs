@@ -7,9 +7,12 @@
 //! When the store cannot write (a full disk above all), new jobs are refused, and everything else is kept and tried again
 //! until it succeeds; whoever waits for it is told of the failure at once.
 
+#[cfg(test)]
 pub(crate) mod memory;
 pub(crate) mod row;
 pub(crate) mod sqlite;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
