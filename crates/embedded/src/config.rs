@@ -31,6 +31,7 @@ pub enum Change {
     DropFilter(Uuid),
 }
 
+#[cfg(test)]
 impl Change {
     /// Makes the change in a configuration; an instance's index follows when the instance itself is put.
     pub(crate) fn apply(&self, config: &mut Config) {

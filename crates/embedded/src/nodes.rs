@@ -13,28 +13,28 @@ use node::{Node, NodeState};
 
 /// The nodes that can be asked. Filled when the engine starts; a cluster keeps its nodes.
 #[derive(Default)]
-pub struct Nodes {
+pub(crate) struct Nodes {
     by_uuid: RwLock<HashMap<Uuid, Arc<dyn Node>>>,
     /// What simulated nodes share, and the directory that their setup speaks of.
     world: OnceLock<(Arc<World>, PathBuf)>,
 }
 
 impl Nodes {
-    pub fn insert(&self, uuid: Uuid, node: Arc<dyn Node>) {
+    pub(crate) fn insert(&self, uuid: Uuid, node: Arc<dyn Node>) {
         self.by_uuid.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(uuid, node);
     }
 
-    pub fn get(&self, uuid: &Uuid) -> Option<Arc<dyn Node>> {
+    pub(crate) fn get(&self, uuid: &Uuid) -> Option<Arc<dyn Node>> {
         self.by_uuid.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(uuid).cloned()
     }
 
     /// What is known about a node now.
-    pub fn state(&self, uuid: &Uuid) -> Option<Arc<NodeState>> {
+    pub(crate) fn state(&self, uuid: &Uuid) -> Option<Arc<NodeState>> {
         self.get(uuid).map(|node| node.state())
     }
 
     /// All of them, in no order.
-    pub fn all(&self) -> Vec<(Uuid, Arc<dyn Node>)> {
+    pub(crate) fn all(&self) -> Vec<(Uuid, Arc<dyn Node>)> {
         let map = self.by_uuid.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         map.iter().map(|(uuid, node)| (uuid.clone(), node.clone())).collect()
     }

@@ -23,6 +23,7 @@ pub(crate) enum Level {
 }
 
 impl Level {
+    #[cfg(test)]
     pub(crate) const ALL: &'static [Self] =
         &[Self::Cluster, Self::Instance, Self::NodeGroup, Self::Node, Self::NodeRes, Self::Network];
 
@@ -113,7 +114,8 @@ impl Locks {
         self.with(level, None, mode)
     }
 
-    /// The cluster's lock alone for oneself.
+    /// The cluster's lock alone for oneself; no opcode that a route submits wants it.
+    #[cfg(test)]
     pub(crate) fn exclusive_cluster(self) -> Self {
         self.with(Level::Cluster, Some("BGL"), Mode::Exclusive)
     }

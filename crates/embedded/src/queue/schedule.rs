@@ -20,7 +20,7 @@ use model::name::{JobId, Uuid};
 /// What a rate limit counts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Bucket {
-    /// The jobs that a filter rule of action RATE_LIMIT applies to.
+    /// The jobs that a filter rule of action `RATE_LIMIT` applies to.
     Filter(Uuid),
     /// The jobs with a reason `rate-limit:<n>:<label>`.
     Label(String),

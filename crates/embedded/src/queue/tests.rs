@@ -158,7 +158,7 @@ fn open(memory: &Memory) -> Arc<Queue> {
     Queue::open(Bench::new(2).shared, store).unwrap()
 }
 
-fn op(wire: Value) -> Op {
+fn op(wire: &Value) -> Op {
     Op::from_wire(wire.as_object().unwrap().clone(), Compat::V31).unwrap()
 }
 
@@ -183,7 +183,7 @@ fn with(mut wire: Value, key: &str, value: Value) -> Value {
 
 impl Rig {
     async fn submit(&self, wire: Value) -> JobId {
-        self.queue.submit(vec![op(wire)]).await.unwrap()
+        self.queue.submit(vec![op(&wire)]).await.unwrap()
     }
 
     /// Waits until a job is in a state.
@@ -280,7 +280,7 @@ async fn a_job_is_cancelled_in_every_state() {
 #[tokio::test]
 async fn failures_end_a_job_and_serials_run_through_it() {
     let rig = rig();
-    let ops = vec![op(tag()), op(failing()), op(tag())];
+    let ops = vec![op(&tag()), op(&failing()), op(&tag())];
     let id = rig.queue.submit(ops).await.unwrap();
     let job = rig.until(id, Status::Error).await;
     let status: Vec<Status> = job.ops.iter().map(|op| op.status).collect();
@@ -406,13 +406,13 @@ async fn urgent_jobs_start_first_and_priorities_change() {
 async fn a_drained_queue_refuses_and_stays_so() {
     let rig = rig();
     rig.queue.set_drained(true).await.unwrap();
-    let refused = rig.queue.submit(vec![op(tag())]).await.unwrap_err();
+    let refused = rig.queue.submit(vec![op(&tag())]).await.unwrap_err();
     assert_eq!(refused.to_value(), json!(["GenericError", ["Queue drained"]]));
     drop(rig.queue);
     let queue = open(&rig.memory);
     assert!(queue.is_drained());
     queue.set_drained(false).await.unwrap();
-    assert_eq!(queue.submit(vec![op(tag())]).await.unwrap(), JobId(1));
+    assert_eq!(queue.submit(vec![op(&tag())]).await.unwrap(), JobId(1));
 }
 
 #[tokio::test]
@@ -421,7 +421,7 @@ async fn a_store_that_cannot_be_written_refuses_jobs_and_recovers() {
     let running = rig.submit(long()).await;
     rig.until(running, Status::Running).await;
     rig.memory.fail(Some("database or disk is full"));
-    let refused = rig.queue.submit(vec![op(tag())]).await.unwrap_err();
+    let refused = rig.queue.submit(vec![op(&tag())]).await.unwrap_err();
     assert_eq!(refused.class, ErrorClass::JobQueueError);
     assert_eq!(refused.to_string(), "Can't write to the store: database or disk is full");
     // Something that must not get lost fails too, and from then on the store is known to be full.
@@ -430,12 +430,12 @@ async fn a_store_that_cannot_be_written_refuses_jobs_and_recovers() {
         rig.queue.store.write_and_wait(vec![crate::store::Write::Archive(vec![])]).await.is_err()
     );
     assert!(rig.queue.store.check().is_err());
-    assert!(rig.queue.submit(vec![op(tag())]).await.is_err());
+    assert!(rig.queue.submit(vec![op(&tag())]).await.is_err());
     assert_eq!(rig.status(running), Status::Running);
     rig.memory.fail(None);
     let mut accepted = None;
     for _ in 0..200 {
-        accepted = rig.queue.submit(vec![op(tag())]).await.ok();
+        accepted = rig.queue.submit(vec![op(&tag())]).await.ok();
         if accepted.is_some() {
             break;
         }
@@ -498,7 +498,7 @@ async fn children_inherit_and_say_whose_they_are() {
         priority: -10,
         reason: vec![model::job::ReasonEntry("gnt:user".into(), "because".into(), 5)],
     };
-    let jobs = vec![vec![op(tag())], vec![op(tag())]];
+    let jobs = vec![vec![op(&tag())], vec![op(&tag())]];
     let ids = rig.queue.submit_many(jobs, Some(&parent)).await.unwrap();
     assert_eq!(ids, [Ok(JobId(1)), Ok(JobId(2))]);
     let job = rig.queue.cell(JobId(2)).unwrap().look(Job::clone);

@@ -26,13 +26,6 @@ struct Tables {
 pub(crate) struct Memory(Arc<Mutex<Tables>>);
 
 impl Memory {
-    /// A store that holds a configuration.
-    pub(crate) fn with(config: Config) -> Self {
-        let memory = Self::default();
-        memory.tables().config = Some(config);
-        memory
-    }
-
     fn tables(&self) -> MutexGuard<'_, Tables> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

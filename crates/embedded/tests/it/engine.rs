@@ -24,12 +24,12 @@ async fn open(dir: &Path) -> Arc<EmbeddedEngine> {
     EmbeddedEngine::open(Options::new(dir)).await.unwrap()
 }
 
-fn op(wire: Value) -> Op {
+fn op(wire: &Value) -> Op {
     Op::from_wire(wire.as_object().unwrap().clone(), Compat::V31).unwrap()
 }
 
 fn tag(tag: &str) -> Op {
-    op(json!({"OP_ID": "OP_TAGS_SET", "kind": "cluster", "tags": [tag], "name": null}))
+    op(&json!({"OP_ID": "OP_TAGS_SET", "kind": "cluster", "tags": [tag], "name": null}))
 }
 
 async fn ended(engine: &EmbeddedEngine, id: JobId) -> Vec<Value> {

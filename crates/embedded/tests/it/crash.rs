@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -30,7 +30,7 @@ const CHILD_SEED: &str = "RAPID_CRASH_SEED";
 /// How many tasks submit jobs in a child.
 const CLIENTS: u64 = 8;
 
-fn op(wire: Value) -> Op {
+fn op(wire: &Value) -> Op {
     Op::from_wire(wire.as_object().unwrap().clone(), Compat::V31).unwrap()
 }
 
@@ -38,26 +38,26 @@ fn op(wire: Value) -> Op {
 fn random_job(env: &Env, client: u64, turn: u64) -> Vec<Op> {
     let name = format!("inst{}-{}.example.com", client, env.below(4));
     match env.below(10) {
-        0 | 1 => vec![op(json!({
+        0 | 1 => vec![op(&json!({
             "OP_ID": "OP_INSTANCE_CREATE", "instance_name": name, "mode": "create", "disk_template": "diskless",
             "disks": [], "nics": [{}], "os_type": "noop", "pnode": "node1.example.com", "start": true,
             "beparams": {"minmem": 16, "maxmem": 16}, "force_variant": true, "no_install": true,
         }))],
         2 => vec![op(
-            json!({"OP_ID": "OP_INSTANCE_REMOVE", "instance_name": name, "shutdown_timeout": 0}),
+            &json!({"OP_ID": "OP_INSTANCE_REMOVE", "instance_name": name, "shutdown_timeout": 0}),
         )],
         3 => {
-            vec![op(json!({"OP_ID": "OP_INSTANCE_SHUTDOWN", "instance_name": name, "timeout": 0}))]
+            vec![op(&json!({"OP_ID": "OP_INSTANCE_SHUTDOWN", "instance_name": name, "timeout": 0}))]
         }
-        4 => vec![op(json!({"OP_ID": "OP_TEST_DELAY", "duration": 0.05}))],
-        5 => vec![op(json!({
+        4 => vec![op(&json!({"OP_ID": "OP_TEST_DELAY", "duration": 0.05}))],
+        5 => vec![op(&json!({
             "OP_ID": "OP_TAGS_SET", "kind": "cluster", "tags": ["depends"], "name": null, "depends": [[-1, []]],
         }))],
         6 => vec![
-            op(json!({"OP_ID": "OP_TEST_DELAY", "duration": 0.01})),
-            op(json!({"OP_ID": "OP_TAGS_SET", "kind": "node", "tags": ["two"], "name": "node1"})),
+            op(&json!({"OP_ID": "OP_TEST_DELAY", "duration": 0.01})),
+            op(&json!({"OP_ID": "OP_TAGS_SET", "kind": "node", "tags": ["two"], "name": "node1"})),
         ],
-        _ => vec![op(json!({
+        _ => vec![op(&json!({
             "OP_ID": "OP_TAGS_SET", "kind": "cluster", "name": null,
             "tags": [format!("t{}", (client * 1000 + turn) % 600)],
         }))],
@@ -98,7 +98,7 @@ fn child() {
 
 fn spawn(dir: &Path, seed: u64) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--nocapture"])
+        .args(["--exact", "crash::child", "--nocapture"])
         .env(CHILD_DIR, dir)
         .env(CHILD_SEED, seed.to_string())
         .stdout(Stdio::piped())
@@ -218,7 +218,7 @@ fn create(dir: &Path) {
 }
 
 /// One data directory through its share of the kills.
-fn torture(dir: &PathBuf, lane: u64) -> (usize, usize, usize) {
+fn torture(dir: &Path, lane: u64) -> (usize, usize, usize) {
     create(dir);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut all: BTreeSet<JobId> = BTreeSet::new();
