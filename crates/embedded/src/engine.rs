@@ -35,6 +35,10 @@ const DATABASE: &str = "rapid.db";
 /// The file that is locked while a daemon uses the data directory.
 const LOCK: &str = "lock";
 
+/// How often and with which pauses the lock is tried.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
 /// The setting that holds the end of the watcher's pause.
 const WATCHER_PAUSE: &str = "watcher_pause";
 
@@ -125,6 +129,17 @@ fn lock_directory(path: &Path) -> Result<File, OpenError> {
     }
 }
 
+/// The same with a little patience: a program that a killed daemon was just starting holds the lock until it runs.
+async fn wait_for_directory(path: &Path) -> Result<File, OpenError> {
+    for _ in 0..LOCK_TRIES {
+        match lock_directory(path) {
+            Err(OpenError::Locked(_)) => tokio::time::sleep(LOCK_PAUSE).await,
+            done => return done,
+        }
+    }
+    lock_directory(path)
+}
+
 impl EmbeddedEngine {
     /// Whether there is a cluster in a data directory.
     pub fn exists(data_dir: &Path) -> bool {
@@ -148,7 +163,7 @@ impl EmbeddedEngine {
 
     /// Opens the cluster of a data directory and goes on with its jobs.
     pub async fn open(options: Options) -> Result<Arc<Self>, OpenError> {
-        let lock = lock_directory(&options.data_dir)?;
+        let lock = wait_for_directory(&options.data_dir).await?;
         if !Self::exists(&options.data_dir) {
             return Err(OpenError::NoCluster(options.data_dir));
         }
