@@ -255,9 +255,10 @@ async fn a_job_is_cancelled_in_every_state() {
     assert_eq!(rig.queue.cancel(running).await, not_waiting);
 
     let holder = JobId(9_999);
-    let all = Locks::none().all(crate::locks::Level::Node, crate::locks::Mode::Exclusive);
+    let all = Locks::none().all(crate::locks::Level::NodeGroup, crate::locks::Mode::Exclusive);
     assert!(rig.queue.locks.request(holder, 0, &all).is_none());
-    let node = json!({"OP_ID": "OP_TAGS_SET", "kind": "node", "tags": ["t"], "name": "node1"});
+    let node =
+        json!({"OP_ID": "OP_TAGS_SET", "kind": "nodegroup", "tags": ["t"], "name": "default"});
     let waiting = rig.submit(node).await;
     rig.until(waiting, Status::Waiting).await;
     let queued = rig.submit(tag()).await;
