@@ -10,6 +10,7 @@ use model::param::{AllocPolicy, Dict, DiskTemplate, Hypervisor};
 use serde_json::{Map, Value};
 
 use crate::env::Env;
+use crate::names::Names;
 
 /// Which nodes a cluster has; chosen when it is made and kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +73,8 @@ pub struct InitOptions {
     pub ssh_key_bits: Option<u64>,
     pub no_etc_hosts: bool,
     pub no_ssh_init: bool,
+    /// A table of hosts in the format of `/etc/hosts`: the cluster and simulated nodes that it knows have its addresses.
+    pub hosts: String,
     /// Where operating system definitions and allocators are looked for before Ganeti's own places.
     pub os_search_path: Vec<String>,
     pub iallocator_search_path: Vec<String>,
@@ -119,6 +122,7 @@ impl InitOptions {
             ssh_key_bits: None,
             no_etc_hosts: false,
             no_ssh_init: false,
+            hosts: String::new(),
             os_search_path: Vec::new(),
             iallocator_search_path: Vec::new(),
         }
@@ -144,7 +148,7 @@ fn wrong(option: &'static str, text: impl std::fmt::Display) -> InitError {
 
 /// Makes the configuration of a new cluster.
 pub fn new_cluster(options: &InitOptions, env: &Env) -> Result<Config, InitError> {
-    let nodes = node_list(&options.nodes)?;
+    let nodes = node_list(options)?;
     if !is_name(&options.name) {
         return Err(InitError::Name(options.name.clone()));
     }
@@ -169,13 +173,18 @@ pub fn new_cluster(options: &InitOptions, env: &Env) -> Result<Config, InitError
 }
 
 /// Names and addresses, the master first.
-fn node_list(kind: &NodeKind) -> Result<Vec<(String, String)>, InitError> {
-    let nodes = match kind {
+fn node_list(options: &InitOptions) -> Result<Vec<(String, String)>, InitError> {
+    let hosts = Names::with_table(&options.hosts, true);
+    let nodes = match &options.nodes {
         NodeKind::Local { name, address } => vec![(name.to_lowercase(), address.clone())],
         NodeKind::Simulated(names) => names
             .iter()
             .enumerate()
-            .map(|(at, name)| (name.to_lowercase(), simulated_address(at)))
+            .map(|(at, name)| {
+                let name = name.to_lowercase();
+                let address = hosts.address(&name).unwrap_or_else(|| simulated_address(at));
+                (name, address)
+            })
             .collect(),
     };
     let mut seen = std::collections::BTreeSet::new();
@@ -260,7 +269,12 @@ fn cluster_settings(
         return Err(wrong("enabled-disk-templates", "at least one is needed"));
     }
     let uuid = master.meta.uuid.clone();
-    let master_ip = if simulated { "192.0.2.1".to_owned() } else { master.primary_ip.clone() };
+    let hosts = Names::with_table(&options.hosts, simulated);
+    let master_ip = match hosts.address(&options.name.to_lowercase()) {
+        Some(address) => address,
+        None if simulated => "192.0.2.1".to_owned(),
+        None => master.primary_ip.clone(),
+    };
     let mut cluster =
         Cluster::new(meta, options.name.to_lowercase(), uuid, master_ip, hypervisors, templates);
     cluster.simulated = simulated;
@@ -432,12 +446,11 @@ fn specs(option: &'static str, text: &str) -> Result<Dict, InitError> {
     let read = |name: &str| -> Result<(String, Value), InitError> {
         let text = given.get(name).and_then(Value::as_str);
         let text = text.ok_or_else(|| wrong(option, format!("'{name}' is missing")))?;
-        let number = match u64::from_str(text) {
-            Ok(number) => number,
-            Err(_) if name.ends_with("-size") => {
-                model::units::parse_unit(text).map_err(|error| wrong(option, error))?
-            }
-            Err(error) => return Err(wrong(option, error)),
+        // Sizes are rounded up as Ganeti rounds them.
+        let number = if name.ends_with("-size") {
+            model::units::parse_unit(text).map_err(|error| wrong(option, error))?
+        } else {
+            u64::from_str(text).map_err(|error| wrong(option, error))?
         };
         Ok((name.to_owned(), Value::from(number)))
     };

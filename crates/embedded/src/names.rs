@@ -45,6 +45,11 @@ impl Names {
         Self { table, simulated }
     }
 
+    /// The address that the table has for a name.
+    pub(crate) fn address(&self, name: &str) -> Option<String> {
+        self.table.get(name).map(|host| host.ip.to_string())
+    }
+
     /// The full name and address of a name; the text of a refusal is Ganeti's (3.0, `netutils.Hostname`).
     pub async fn resolve(&self, name: &str) -> Result<Host> {
         if let Some(host) = self.table.get(name) {

@@ -64,7 +64,9 @@ pub(crate) async fn open(nodes: &Nodes, config: &Config, data_dir: &Path) -> nod
         for node in config.nodes.values() {
             let local = LocalNode::open(local_options(config, data_dir, &node.name)).await?;
             for (hypervisor, why) in local.missing_hypervisors() {
-                tracing::warn!("{hypervisor} is enabled and not there, its instances cannot run: {why}");
+                tracing::warn!(
+                    "{hypervisor} is enabled and not there, its instances cannot run: {why}"
+                );
             }
             nodes.insert(node.meta.uuid.clone(), Arc::new(local));
         }

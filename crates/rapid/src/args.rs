@@ -128,7 +128,8 @@ pub(crate) struct ClusterInit {
     pub(crate) data: DataDir,
     /// The cluster's name.
     pub(crate) name: String,
-    /// The names of simulated nodes; without it the cluster has one node, this machine.
+    /// The names of simulated nodes; without it the cluster has one node, this machine. Their addresses are those in the
+    /// file `hosts` of the data directory, in the format of /etc/hosts, or made up.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub(crate) simulate_nodes: Vec<String>,
     /// The hypervisors; the first is the default.
@@ -191,6 +192,12 @@ pub(crate) struct ClusterInit {
     /// The netmask of the cluster's address, as a length.
     #[arg(long, value_name = "LENGTH")]
     pub(crate) master_netmask: Option<u64>,
+    /// Do not say that the cluster changes /etc/hosts.
+    #[arg(long)]
+    pub(crate) no_etc_hosts: bool,
+    /// Do not say that the cluster sets SSH up.
+    #[arg(long)]
+    pub(crate) no_ssh_init: bool,
     /// 4 or 6.
     #[arg(long, value_name = "VERSION")]
     pub(crate) primary_ip_version: Option<u64>,

@@ -32,6 +32,8 @@ pub(crate) fn run(args: &ClusterInit) -> Result<()> {
     };
     let local = matches!(nodes, NodeKind::Local { .. });
     let mut options = InitOptions::new(&args.name, nodes);
+    // The file is there only where somebody wants it.
+    options.hosts = std::fs::read_to_string(args.data.data_dir.join("hosts")).unwrap_or_default();
     if local {
         settle_local(&mut options, &args.data.data_dir)?;
     }
@@ -80,6 +82,8 @@ fn fill(options: &mut InitOptions, args: &ClusterInit) -> Result<()> {
     if args.master_netdev.is_some() {
         options.master_netdev.clone_from(&args.master_netdev);
     }
+    options.no_etc_hosts = args.no_etc_hosts;
+    options.no_ssh_init = args.no_ssh_init;
     options.master_netmask = args.master_netmask;
     options.primary_ip_version = args.primary_ip_version;
     options.candidate_pool_size = args.candidate_pool_size;

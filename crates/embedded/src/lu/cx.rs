@@ -9,7 +9,7 @@ use model::config::Config;
 use model::error::{GanetiError, Result};
 use model::job::{LogKind, ReasonEntry};
 use model::name::{JobId, Uuid};
-use model::opcode::{Op, OpCode};
+use model::opcode::{Op, OpCode, Opcode};
 use node::{Feedback, Node, NodeError};
 use serde_json::{Value, json};
 
@@ -34,7 +34,7 @@ pub(crate) trait JobPort: Send + Sync {
     /// Gives all locks back.
     fn release(&self);
 
-    /// Shows the opcode otherwise from now on: with full names and UUIDs.
+    /// Shows the opcode otherwise from now on: with full names and UUIDs, and with what it was filled in.
     fn rewrite(&self, _code: OpCode) {}
 
     /// Makes the job's state durable: called before the world outside is touched for the first time.
@@ -128,6 +128,12 @@ impl Cx {
     /// Adds to the log from where `Cx` does not reach, such as a script's output.
     pub(crate) fn shared_port(&self) -> Arc<dyn JobPort> {
         self.port.clone()
+    }
+
+    /// Has the job show an opcode as it is now, with full names and UUIDs.
+    pub(crate) fn show<L: Opcode + Into<OpCode>>(&self, op: L) {
+        let told = super::expand::told(&op, &self.config(), self.compat());
+        self.port.rewrite(told.unwrap_or(op).into());
     }
 
     pub(crate) fn job_id(&self) -> JobId {

@@ -100,7 +100,11 @@ pub(crate) fn told<L: Opcode>(op: &L, config: &Config, compat: Compat) -> Option
         }
     }
     for (param, uuid) in listed {
-        let names = dict.get(*param).and_then(Value::as_array).cloned().unwrap_or_default();
+        let mut names = dict.get(*param).and_then(Value::as_array).cloned().unwrap_or_default();
+        // Ganeti: no names stand for all nodes here (3.0, `GetWantedNodes`).
+        if names.is_empty() && L::ID == OpId::GroupAssignNodes {
+            names = config.nodes.values().map(|node| Value::from(node.name.as_str())).collect();
+        }
         let found: Option<Vec<_>> = names.iter().map(|name| known(param, name.as_str()?)).collect();
         if let Some(found) = found.filter(|found| !found.is_empty()) {
             let (names, uuids): (Vec<String>, Vec<&Uuid>) = found.into_iter().unzip();

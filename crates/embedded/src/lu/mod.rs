@@ -95,13 +95,6 @@ model::for_each_opcode!(define_execute);
 const NAMES_FIRST: &[OpId] =
     &[OpId::NodeModifyStorage, OpId::NodePowercycle, OpId::NodeSetParams, OpId::RepairNodeStorage];
 
-/// Has the job show the names that an opcode gives as they are in the configuration.
-fn tell_names<L: LogicalUnit + Into<OpCode>>(op: &L, cx: &Cx) {
-    if let Some(told) = expand::told(op, &cx.config(), cx.compat()) {
-        cx.port().rewrite(told.into());
-    }
-}
-
 /// Runs a unit: locks, checks, pre hooks, the work, post hooks.
 async fn run<L>(mut op: L, common: &Common, cx: &Cx) -> Result<Value>
 where
@@ -109,12 +102,15 @@ where
 {
     let names_first = NAMES_FIRST.contains(&L::ID);
     if names_first {
-        tell_names(&op, cx);
+        cx.show(op.clone());
     }
-    op.prepare(cx).await?;
-    if !names_first {
-        tell_names(&op, cx);
+    let prepared = op.prepare(cx).await;
+    if prepared.is_ok() || names_first {
+        cx.show(op.clone());
+    } else {
+        cx.port().rewrite(op.clone().into());
     }
+    prepared?;
     hold(&op, cx).await?;
     let plan = op.check_prereq(cx).await?;
     let hooks = op.hooks(cx, &plan).filter(|_| L::DEF.hooks.is_some());

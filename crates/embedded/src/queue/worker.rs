@@ -261,6 +261,9 @@ impl JobPort for Port {
 
     fn rewrite(&self, code: OpCode) {
         let compat = self.queue.shared.compat;
+        if self.cell.look(|job| job.ops[self.index].input.code == code) {
+            return;
+        }
         let writes = self.cell.change(|job| {
             job.ops[self.index].input.code = code;
             let mut row = JobRow::of(job, compat);

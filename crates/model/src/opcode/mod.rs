@@ -203,7 +203,9 @@ macro_rules! opcodes {
                 let mut dict = $crate::param::Dict::new();
                 $(
                     let seen = audience.sees(<$Type as $crate::param::Param>::HIDDEN);
-                    let value = if seen { $crate::param::Param::write(&self.$param) } else { serde_json::Value::Null };
+                    let value = $crate::param::Param::write(&self.$param);
+                    // What is empty gives nothing away.
+                    let value = if seen || value == serde_json::json!({}) { value } else { serde_json::Value::Null };
                     dict.insert($crate::opcode::plain(stringify!($param)).to_owned(), value);
                 )*
                 dict
@@ -496,6 +498,12 @@ impl Op {
             }
         }
         self.common.write_into(&mut dict);
+        // Ganeti 3.0 shows an optional parameter that is not given in no way, except these two (`OpCodes.hs`).
+        if audience == Audience::Client {
+            dict.retain(|name, value| {
+                !value.is_null() || ["depends", "comment"].contains(&name.as_str())
+            });
+        }
         dict
     }
 
@@ -589,7 +597,10 @@ mod tests {
         let op = op.unwrap();
         let shown = |audience| {
             let wire = op.to_wire(audience, Compat::V31);
-            (wire["osparams_private"].is_object(), wire["osparams_secret"].is_object())
+            (
+                wire.get("osparams_private").is_some_and(Value::is_object),
+                wire.get("osparams_secret").is_some_and(Value::is_object),
+            )
         };
         assert_eq!(shown(Audience::Engine), (true, true));
         assert_eq!(shown(Audience::Store), (true, false));

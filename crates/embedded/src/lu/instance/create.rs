@@ -57,6 +57,10 @@ pub(crate) struct Plan {
     source: Option<import::Source>,
 }
 
+/// How long a helper instance may take to start and to stop, in seconds (Ganeti 3.0, `HELPER_VM_STARTUP`, `HELPER_VM_SHUTDOWN`).
+const HELPER_STARTUP: i64 = 300;
+const HELPER_SHUTDOWN: i64 = 7200;
+
 /// The disk template, which [`LogicalUnit::prepare`] has settled.
 fn template(op: &InstanceCreate) -> DiskTemplate {
     op.disk_template.unwrap_or(DiskTemplate::Diskless)
@@ -289,6 +293,8 @@ impl LogicalUnit for InstanceCreate {
         if self.name_check {
             self.instance_name = resolve(cx, &self.instance_name).await?.name;
         }
+        self.helper_startup_timeout.get_or_insert(HELPER_STARTUP);
+        self.helper_shutdown_timeout.get_or_insert(HELPER_SHUTDOWN);
         check_nics(self)?;
         check_disks(self, &cx.config())?;
         if self.file_driver.is_none() && layout::FILE_BASED.contains(&template(self)) {
@@ -551,6 +557,8 @@ async fn settle(
             enabled.join(",")
         )));
     }
+    op.hypervisor = Some(hypervisor);
+    cx.show(op.clone());
     for tag in &op.tags {
         tags::check_tag(tag)?;
     }
@@ -560,7 +568,9 @@ async fn settle(
     params::hv::check_syntax(hypervisor, &hv_full, cx.compat())?;
     params::hv::check_instance_level(&op.hvparams, cx.compat())?;
     let be_full = full_beparams(config, &mut op.beparams)?;
-    let private = op.osparams_private.clone().unwrap_or_default().0;
+    let private = op.osparams_private.get_or_insert_default().0.clone();
+    op.osparams_secret.get_or_insert_default();
+    cx.show(op.clone());
     let os_full = params::os::fill_all(cluster, &os, &op.osparams, &private, &secrets(op))?;
     let mut private = private;
     if op.identify_defaults {
@@ -652,6 +662,17 @@ async fn check_nodes(
     let primary = config.nodes.get(&plan.primary).cloned().ok_or_else(|| {
         GanetiError::exec(format!("Cannot retrieve locked node {}", plan.primary))
     })?;
+    if op.iallocator.is_some() {
+        let name = |uuid: &Uuid| NonEmpty::new(config.node_name(uuid));
+        let secondary = plan.secondary.as_ref();
+        cx.show(InstanceCreate {
+            pnode: name(&plan.primary),
+            pnode_uuid: NonEmpty::new(plan.primary.as_str()),
+            snode: secondary.and_then(name),
+            snode_uuid: secondary.and_then(|uuid| NonEmpty::new(uuid.as_str())),
+            ..op.clone()
+        });
+    }
     let refusals = [
         (primary.offline, "offline"),
         (primary.drained, "drained"),

@@ -44,6 +44,12 @@ impl LogicalUnit for InstanceReinstall {
             return Err(GanetiError::wrong_input(text));
         }
         checks::state(cx, &instance, checks::DOWN, Some("cannot reinstall"))?;
+        cx.show(Self {
+            osparams: Some(self.osparams.clone().unwrap_or_default()),
+            osparams_private: Some(self.osparams_private.clone().unwrap_or_default()),
+            osparams_secret: Some(self.osparams_secret.clone().unwrap_or_default()),
+            ..self.clone()
+        });
         let none = Dict::new();
         let public = self.osparams.as_ref().unwrap_or(&none);
         let private = self.osparams_private.as_ref().map_or(&none, |params| &params.0);

@@ -28,6 +28,7 @@ impl LogicalUnit for InstanceShutdown {
                 "Parameter 'admin_state_source' has no effect if used with parameter 'no_remember'",
             );
         }
+        self.admin_state_source.get_or_insert(AdminStateSource::Admin);
         Ok(())
     }
 

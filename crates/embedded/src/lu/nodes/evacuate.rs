@@ -8,7 +8,7 @@ use model::config::Config;
 use model::error::{ErrorCode, GanetiError, Result};
 use model::name::Uuid;
 use model::opcode::{NodeEvacuate, Op, OpId, ParamError};
-use model::param::{Dict, EvacuateMode};
+use model::param::{Dict, EvacuateMode, NonEmpty};
 use model::python;
 use model::units::natural_cmp;
 use placement::answer::Found;
@@ -85,7 +85,10 @@ impl LogicalUnit for NodeEvacuate {
     async fn prepare(&mut self, cx: &Cx) -> Result<()> {
         // What is said about allocator and node is looked at before any name is.
         let named = self.remote_node.as_ref().map(|_| Uuid::default());
-        way(self, &cx.config(), named.as_ref()).map(drop)
+        if let Way::Allocator(name) = way(self, &cx.config(), named.as_ref())? {
+            self.iallocator = NonEmpty::new(name);
+        }
+        Ok(())
     }
 
     fn locks(&self, config: &Config) -> Result<Locks> {

@@ -193,6 +193,12 @@ fn new_role(op: &NodeSetParams, cx: &Cx, config: &Config, node: &Node) -> Result
         cx.info("Demoting from master candidate");
         wanted.master_candidate = Some(false);
     }
+    cx.show(NodeSetParams {
+        master_candidate: wanted.master_candidate,
+        drained: wanted.drained,
+        offline: wanted.offline,
+        ..op.clone()
+    });
     Ok(wanted.role(Role::of(node)))
 }
 
