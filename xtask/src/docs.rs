@@ -16,7 +16,7 @@ use rapi::{manual, openapi};
 pub(crate) struct Docs {
     /// Change nothing; fail when a file is not as it should be.
     #[arg(long)]
-    check: bool,
+    pub(crate) check: bool,
 }
 
 impl Docs {

@@ -1,8 +1,19 @@
 //! The project's automation: what people type as `cargo xtask NAME`.
 
+mod bench;
+mod check;
+mod demo;
+mod deps;
 mod docs;
+mod guest;
+mod machine;
 mod oracle;
+mod server;
+mod system;
+mod test;
 mod transcripts;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -15,6 +26,16 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Everything that needs no more than cargo, clippy and rustfmt: form, lints, tests, documents, dependencies.
+    Check,
+    /// What CI runs: installs what is missing, then `check`, then the system tests. With names, only these.
+    Test(test::Test),
+    /// Boot a real guest through the remote API, on this machine.
+    Demo(demo::Demo),
+    /// Measure the server, and print a table.
+    Bench(bench::Bench),
+    /// Check which crate depends on which, and the licences of what is not ours.
+    Deps,
     /// Write docs/api.md, docs/openapi.json and docs/access.txt from the tables.
     Docs(docs::Docs),
     /// A real Ganeti cluster on this machine, and recordings of what it answers.
@@ -23,8 +44,24 @@ enum Task {
     Transcripts(transcripts::Transcripts),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().task {
+#[expect(clippy::print_stderr, reason = "the last word of a command that failed")]
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    match task {
+        Task::Check => check::all(),
+        Task::Test(test) => test.run(),
+        Task::Demo(demo) => demo.run(),
+        Task::Bench(bench) => bench.run(),
+        Task::Deps => deps::run(),
         Task::Docs(docs) => docs.run(),
         Task::Oracle(oracle) => oracle.run(),
         Task::Transcripts(transcripts) => transcripts.run(),

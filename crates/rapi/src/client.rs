@@ -155,6 +155,11 @@ impl Client {
         self
     }
 
+    /// Closes the connections that are idle; the next call makes a new one.
+    pub fn close(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Calls a path with query arguments and a body, and takes the JSON that it answers.
     pub async fn call(
         &self,

@@ -1,0 +1,6 @@
+//! The system tests: the built program as a whole.
+
+pub(crate) mod client;
+pub(crate) mod crash;
+pub(crate) mod guest;
+pub(crate) mod transcripts;

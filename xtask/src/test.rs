@@ -1,0 +1,181 @@
+//! `cargo xtask test`: what CI runs. First the checks, then the system tests, two at a time; each can be run alone by its name.
+
+#![expect(clippy::print_stdout, reason = "this is what the command is for")]
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use crate::machine::{cargo, root, run};
+use crate::{check, machine, system};
+
+/// How many parts run at the same time.
+const SIDE_BY_SIDE: usize = 2;
+/// How long each target of the tests with bad input is tried.
+const MUTATE_SECONDS: &str = "60";
+
+/// Run everything, or the named parts alone.
+#[derive(Args)]
+pub(crate) struct Test {
+    /// check, client, guest, node, transcripts, crash, input; all of them by default.
+    names: Vec<String>,
+    /// What the parts need is built and installed already.
+    #[arg(long, hide = true)]
+    prepared: bool,
+}
+
+/// A part of the tests.
+struct Part {
+    name: &'static str,
+    /// The Debian packages that it needs.
+    packages: &'static [&'static str],
+    run: fn() -> Result<()>,
+}
+
+/// In the order in which they are begun: long ones first.
+const PARTS: &[Part] = &[
+    // A real guest, through the API.
+    Part { name: "guest", packages: QEMU, run: system::guest::run },
+    // At least 200 seeded kills under load.
+    Part { name: "crash", packages: &[], run: system::crash::run },
+    // Bad input: requests, the users file, filters, opcodes.
+    Part { name: "input", packages: &[], run: input },
+    // The node alone with a real guest.
+    Part { name: "node", packages: QEMU, run: node },
+    // What a real daemon answered.
+    Part { name: "transcripts", packages: &[], run: system::transcripts::run },
+    // Ganeti's own Python client.
+    Part {
+        name: "client",
+        packages: &["python3", "python3-ganeti-rapi"],
+        run: system::client::run,
+    },
+];
+
+/// What a real guest needs.
+pub(crate) const QEMU: &[&str] = &["qemu-system-x86", "e2fsprogs", "zstd", "xz-utils"];
+
+fn input() -> Result<()> {
+    let mut test = cargo();
+    test.args(["test", "--quiet", "--workspace", "changed_"]);
+    run(test.env("RAPID_MUTATE_SECONDS", MUTATE_SECONDS))
+}
+
+fn node() -> Result<()> {
+    run(cargo().args(["test", "--quiet", "--workspace", "--test", "real_guest"]))
+}
+
+fn build() -> Result<()> {
+    run(cargo().args(["build", "--quiet", "--workspace", "--all-targets"]))
+}
+
+/// What came of a part.
+struct Outcome {
+    name: &'static str,
+    seconds: f64,
+    failed: bool,
+}
+
+impl Test {
+    /// Runs the parts, prints a line for each, and fails when one failed.
+    pub(crate) fn run(&self) -> Result<()> {
+        let known = |name: &str| name == "check" || PARTS.iter().any(|part| part.name == name);
+        if let Some(name) = self.names.iter().find(|name| !known(name)) {
+            bail!("there is no part '{name}'");
+        }
+        let wanted = |name: &str| self.names.is_empty() || self.names.iter().any(|n| n == name);
+        let parts: Vec<&Part> = PARTS.iter().filter(|part| wanted(part.name)).collect();
+        if let (true, [part]) = (self.prepared, parts.as_slice()) {
+            return (part.run)();
+        }
+        let packages: Vec<&str> = parts.iter().flat_map(|part| part.packages).copied().collect();
+        machine::packages(&packages)?;
+        let mut outcomes = Vec::new();
+        let begun = Instant::now();
+        if wanted("check") {
+            let failed = check::all().inspect_err(|error| println!("{error:#}")).is_err();
+            outcomes.push(Outcome {
+                name: "check",
+                seconds: begun.elapsed().as_secs_f64(),
+                failed,
+            });
+        }
+        if !parts.is_empty() {
+            build()?;
+            outcomes.extend(side_by_side(&parts)?);
+        }
+        summary(&outcomes, begun.elapsed().as_secs_f64())
+    }
+}
+
+/// Runs parts, each in a process of its own with its output in a file, which is shown when the part failed.
+fn side_by_side(parts: &[&Part]) -> Result<Vec<Outcome>> {
+    let logs = root().join("target/system");
+    std::fs::create_dir_all(&logs).with_context(|| logs.display().to_string())?;
+    let left = Mutex::new(parts.iter());
+    let done = Mutex::new(Vec::new());
+    let work = || -> Result<()> {
+        loop {
+            let next = left.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some(part) = next else { return Ok(()) };
+            let log = logs.join(format!("{}.log", part.name));
+            // A part that is run alone is watched by somebody.
+            let outcome = one(part, (parts.len() > 1).then_some(log.as_path()))?;
+            done.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..SIDE_BY_SIDE).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            worker.join().map_err(|_| anyhow::anyhow!("a part's watcher panicked"))??;
+        }
+        Ok::<_, anyhow::Error>(())
+    })?;
+    Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn one(part: &Part, log: Option<&Path>) -> Result<Outcome> {
+    let begun = Instant::now();
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["test", "--prepared", part.name]).stdin(Stdio::null());
+    if let Some(log) = log {
+        let file = File::create(log).with_context(|| log.display().to_string())?;
+        command.stdout(file.try_clone()?).stderr(file);
+    }
+    let status = command.status().context("cannot start this program again")?;
+    let outcome = Outcome {
+        name: part.name,
+        seconds: begun.elapsed().as_secs_f64(),
+        failed: !status.success(),
+    };
+    if let (true, Some(log)) = (outcome.failed, log) {
+        let said = std::fs::read(log)?;
+        println!("--- {} failed:\n{}\n---", part.name, String::from_utf8_lossy(&said).trim_end());
+    }
+    println!("{}", outcome.line());
+    Ok(outcome)
+}
+
+impl Outcome {
+    fn line(&self) -> String {
+        let word = if self.failed { "FAILED" } else { "ok" };
+        format!("{:<12} {word:<6} {:>6.0} s", self.name, self.seconds)
+    }
+}
+
+fn summary(outcomes: &[Outcome], seconds: f64) -> Result<()> {
+    println!();
+    for outcome in outcomes {
+        println!("{}", outcome.line());
+    }
+    println!("{:<12} {:>13.0} s", "all", seconds);
+    let failed = outcomes.iter().filter(|outcome| outcome.failed).count();
+    println!("{} passed, {failed} failed", outcomes.len() - failed);
+    ensure!(failed == 0, "{failed} parts failed");
+    Ok(())
+}
