@@ -295,6 +295,15 @@ impl Draft<'_> {
         self.edit_cluster(|_| ());
     }
 
+    /// Changes the addresses that are in use in a network. Ganeti: its serial number does not count this (3.0, seen in
+    /// transcripts).
+    pub fn mark_addresses(&mut self, uuid: &Uuid, mark: impl FnOnce(&mut Network)) {
+        let Some(network) = self.config.networks.get(uuid) else { return };
+        let mut network = Network::clone(network);
+        mark(&mut network);
+        self.put_network(network);
+    }
+
     /// Puts a disk; `owner` is the instance that has it already.
     pub fn put_disk(&mut self, disk: Disk, owner: Option<&Uuid>) {
         let disk = Arc::new(disk);

@@ -513,8 +513,8 @@ impl Engine for EmbeddedEngine {
         let drop = |draft: &mut crate::config::Draft<'_>| {
             let uuid = Uuid::new(uuid);
             if !draft.filters.contains_key(&uuid) {
-                let text = format!("filter {uuid} does not exist");
-                return Err(GanetiError::unknown_entity(text));
+                let text = format!("Filter rule with UUID {uuid} does not exist");
+                return Err(GanetiError::new(ErrorClass::GenericError, text));
             }
             draft.drop_filter(&uuid);
             Ok(())

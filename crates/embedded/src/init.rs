@@ -153,7 +153,8 @@ pub fn new_cluster(options: &InitOptions, env: &Env) -> Result<Config, InitError
         return Err(InitError::Name(options.name.clone()));
     }
     let now = env.now_seconds();
-    let group = new_group(Meta::new(env.uuid(), now));
+    // Ganeti: this group has no time of making (3.0.2, seen in a new cluster).
+    let group = new_group(Meta { ctime: 0.0, ..Meta::new(env.uuid(), now) });
     let group_uuid = group.meta.uuid.clone();
     let pool = options.candidate_pool_size.unwrap_or(10);
     let made: Vec<Node> = nodes

@@ -369,6 +369,13 @@ checked_params! {
         json!({"type": "object", "additionalProperties": {"type": ["string", "integer"]}}), Hidden::No, read_disk;
     /// The description of a NIC: `mac`, `ip`, `mode`, `link`, `vlan`, `network`, `name`, `bridge`.
     NicSpec(Dict), object_of(NIC_KEYS, &json!({"type": ["string", "null"]})), Hidden::No, read_nic;
+    /// Disk parameters, by disk template.
+    DiskParams(BTreeMap<String, Dict>),
+        json!({"type": "object", "propertyNames": DiskTemplate::schema(), "additionalProperties": {"type": "object"}}),
+        Hidden::No, |value| {
+            let known = value.as_object()?.keys().all(|name| DiskTemplate::parse(name).is_some());
+            if known { Param::read(value) } else { None }
+        };
     /// An instance policy or the part of one that changes; the job refuses keys that it does not have.
     IPolicySpec(Dict), json!({"type": "object", "properties": {
         "minmax": {"type": "array", "items": {"type": "object"}},

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::Value;
 use serde_json::ser::{CharEscape, Formatter, Serializer};
+use serde_json::{Map, Value};
 
 use crate::error::HttpError;
 
@@ -39,7 +39,53 @@ pub fn write_bare(out: &mut Vec<u8>, value: &impl Serialize) {
 
 /// Reads a request's body. Ganeti's parser also knows `NaN` and `Infinity`; they are refused here.
 pub fn parse(body: &[u8]) -> Result<Value, HttpError> {
-    serde_json::from_slice(body).map_err(|_| HttpError::bad_request("Unable to parse JSON data"))
+    let read = serde_json::from_slice(body).ok();
+    let wrapped = read.and_then(|mut value| wrap_private(&mut value).then_some(value));
+    wrapped.ok_or_else(|| HttpError::bad_request("Unable to parse JSON data"))
+}
+
+/// Brings private parameters into the form of an object wherever they are; false where that cannot be. Ganeti does this
+/// while it parses a body (3.0, `serializer.py` `WrapPrivateValues`).
+fn wrap_private(value: &mut Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter_mut().all(wrap_private),
+        Value::Object(object) => object.iter_mut().all(|(name, value)| match name.as_str() {
+            "osparams_private" | "osparams_secret" => as_object(value),
+            "osparams_private_cluster" => match value {
+                Value::Object(each) => each.values_mut().all(as_object),
+                Value::Null => true,
+                Value::Array(none) => none.is_empty(),
+                Value::String(none) => none.is_empty(),
+                Value::Bool(_) | Value::Number(_) => false,
+            },
+            _ => wrap_private(value),
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+    }
+}
+
+/// What Python makes a dictionary of: nothing, an object, a list of pairs.
+fn as_object(value: &mut Value) -> bool {
+    let object = match value {
+        Value::Object(_) => return true,
+        Value::Null => Some(Map::new()),
+        Value::String(text) => text.is_empty().then(Map::new),
+        Value::Array(pairs) => pairs
+            .iter()
+            .map(|pair| match pair.as_array().map(Vec::as_slice) {
+                Some([Value::String(name), value]) => Some((name.clone(), value.clone())),
+                _ => None,
+            })
+            .collect(),
+        Value::Bool(_) | Value::Number(_) => None,
+    };
+    match object {
+        Some(object) => {
+            *value = Value::Object(object);
+            true
+        }
+        None => false,
+    }
 }
 
 /// `json.dumps` with its default separators and `ensure_ascii`.

@@ -103,13 +103,19 @@ impl Names {
         let names =
             |text| NAME.find_iter(text).map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
         let (expected, got) = (names(expected), names(got));
-        // Ganeti joins sets in no order: then names that are known must only be the same ones.
-        let mut known: Vec<_> =
-            expected.iter().filter_map(|name| self.to_got.get(name).cloned()).collect();
-        known.sort();
-        let mut sorted = got.clone();
-        sorted.sort();
-        if got.len() > 1 && known == sorted {
+        // Ganeti joins sets in no order: then names that are known must be on both sides, and the others new on both.
+        let known: Vec<_> = expected.iter().filter_map(|name| self.to_got.get(name)).collect();
+        let mut rest = got.clone();
+        let found = known.iter().all(|name| {
+            let at = rest.iter().position(|other| other == *name);
+            at.map(|at| rest.remove(at)).is_some()
+        });
+        if got.len() > 1
+            && !known.is_empty()
+            && got.len() == expected.len()
+            && found
+            && !rest.iter().any(|name| self.to_expected.contains_key(name))
+        {
             return true;
         }
         expected

@@ -47,6 +47,8 @@ static PRINTED_TIME: LazyLock<Regex> = LazyLock::new(|| regex(r"\b1[67]\d{8}(?:\
 static PRINTED_SERIAL: LazyLock<Regex> = LazyLock::new(|| regex(r"'serial_no': \d+"));
 /// And sets in no order.
 static ONE_OF: LazyLock<Regex> = LazyLock::new(|| regex(r"one of: ((?:[\w-]+, )+[\w-]+)"));
+static TYPES: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"supported storage types \(((?:[\w-]+, )+[\w-]+)\)"));
 static NODE: LazyLock<Regex> = LazyLock::new(|| regex(r"node[0-9]\.gnt\.example"));
 
 fn regex(pattern: &str) -> Regex {
@@ -73,6 +75,8 @@ pub fn mask(section: &Section, places: &Places, exchanges: &[Exchange]) -> Vec<E
     for (index, exchange) in masked.iter_mut().enumerate() {
         let step = section.steps.get(index);
         masker.any_node = step.is_some_and(|step| step.any_node);
+        masker.own_words =
+            JOB.captures_iter(&exchange.step).filter_map(|found| found[2].parse().ok()).collect();
         if exchange.submitted {
             masker.job(&mut exchange.body);
         } else {
@@ -100,6 +104,8 @@ struct Masker<'a> {
     jobs: Vec<u64>,
     serials: HashMap<String, u64>,
     any_node: bool,
+    /// Numbers of jobs that the request itself names: they are the same on both sides.
+    own_words: Vec<u64>,
 }
 
 impl Default for &Places {
@@ -242,7 +248,7 @@ impl Masker<'_> {
             format!("{}:<mac{}>", &found[1], place_of(&mut self.macs, found[0].to_owned()))
         });
         let text = JOB.replace_all(&text, |found: &Captures<'_>| {
-            let id = found[2].parse::<u64>().ok();
+            let id = found[2].parse::<u64>().ok().filter(|id| !self.own_words.contains(id));
             match id.and_then(|id| self.jobs.iter().position(|each| *each == id)) {
                 Some(index) => format!("{}<job{}>", &found[1], index + 1),
                 // Not one of this section's jobs: the scenario's own words, or a job that is not there.
@@ -253,10 +259,15 @@ impl Masker<'_> {
         let text = SECONDS.replace_all(&text, "<seconds> $1");
         let text = PRINTED_TIME.replace_all(&text, "<time>");
         let text = PRINTED_SERIAL.replace_all(&text, "'serial_no': <serial>");
-        let text = ONE_OF.replace_all(&text, |found: &Captures<'_>| {
-            let mut words: Vec<&str> = found[1].split(", ").collect();
+        let sorted = |words: &str| {
+            let mut words: Vec<&str> = words.split(", ").collect();
             words.sort_unstable();
-            format!("one of: {}", words.join(", "))
+            words.join(", ")
+        };
+        let text = ONE_OF
+            .replace_all(&text, |found: &Captures<'_>| format!("one of: {}", sorted(&found[1])));
+        let text = TYPES.replace_all(&text, |found: &Captures<'_>| {
+            format!("supported storage types ({})", sorted(&found[1]))
         });
         if self.any_node {
             return NODE.replace_all(&text, "<node>").into_owned();

@@ -89,6 +89,10 @@ pub(crate) fn told<L: Opcode>(op: &L, config: &Config, compat: Compat) -> Option
         _ => node(config, name, None).ok().map(|found| (found.name.clone(), &found.meta.uuid)),
     };
     let mut dict = op.write(Audience::Engine);
+    if L::ID == OpId::GroupAssignNodes {
+        let name = dict.get("group_name").and_then(Value::as_str).unwrap_or_default();
+        group(config, name).ok()?;
+    }
     let mut changed = false;
     for (param, uuid) in named {
         let name = dict.get(*param).and_then(Value::as_str);

@@ -92,12 +92,13 @@ impl LogicalUnit for GroupAdd {
         check_new(self, &config)?;
         let mut ndparams = self.ndparams.clone().unwrap_or_default();
         params::nd::force(&mut ndparams, false)?;
+        let ndparams = params::nd::in_order(&ndparams);
         let none = Dict::new();
         let merge_hv = |given: &Dict| shared_checks::merge_hv_state(&none, given);
         let merge_disk = |given: &Dict| shared_checks::merge_disk_state(&none, given);
         let hv_state = self.hv_state.as_ref().map(merge_hv).transpose()?;
         let disk_state = self.disk_state.as_ref().map(merge_disk).transpose()?;
-        let mut diskparams = self.diskparams.as_ref().map(diskparams_dict).unwrap_or_default();
+        let mut diskparams = self.diskparams.as_deref().map(diskparams_dict).unwrap_or_default();
         params::disk::force(&mut diskparams, false)?;
         // The text is put around what went wrong by the check itself.
         params::disk::check(&diskparams, false)?;
@@ -326,7 +327,7 @@ impl LogicalUnit for GroupSetParams {
         if nothing {
             return Err(GanetiError::wrong_input("Please pass at least one modification"));
         }
-        match &self.diskparams {
+        match self.diskparams.as_deref() {
             Some(diskparams) => params::disk::check_access(&diskparams_dict(diskparams)),
             None => Ok(()),
         }
@@ -382,7 +383,9 @@ impl LogicalUnit for GroupSetParams {
         }
         cx.commit(|draft| {
             let changed = draft.edit_group(&plan.group, |group| {
-                group.ndparams = plan.ndparams.unwrap_or_else(|| group.ndparams.clone());
+                if let Some(ndparams) = &plan.ndparams {
+                    group.ndparams = params::nd::in_order(ndparams);
+                }
                 group.diskparams = plan.diskparams.unwrap_or_else(|| group.diskparams.clone());
                 group.hv_state_static =
                     plan.hv_state.unwrap_or_else(|| group.hv_state_static.clone());

@@ -261,7 +261,7 @@ pub(crate) async fn osparams_on_node(cx: &Cx, node: &Uuid, os: &str, filled: &Di
     let base = params::os::base_name(os);
     let known = asked.list_os().await.map_err(failed)?;
     if !known.iter().any(|info| info.valid && info.name == base) {
-        cx.info(&format!("OS {os} not found on node {name}, skipping validation"));
+        cx.info(&format!("OS {os} not found on node {name}, validation skipped"));
         return Ok(());
     }
     asked.validate_os(os, filled, false).await.map_err(failed)

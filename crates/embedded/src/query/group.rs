@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use model::config::{Instance, NodeGroup};
+use model::param::Dict;
 use model::params::{disk, ipolicy, nd};
 use model::query::FieldKind;
 
@@ -32,6 +33,16 @@ subject!(
     Groups, Cx<'a>, rows, &[]
 );
 
+/// Ganeti: here a group's parameters of a template take the place of all of the cluster's, though disks get them one by one
+/// (3.0.2, `Query/Group.hs`).
+fn shown_diskparams(cx: &Cx<'_>) -> Dict {
+    let mut shown = disk::fill(&cx.live.config.cluster, None);
+    for (template, own) in &cx.group.diskparams {
+        shown.insert(template.clone(), own.clone());
+    }
+    shown
+}
+
 #[rustfmt::skip]
 fn rows() -> Vec<Field> {
     use FieldKind::{Number, Other, Text};
@@ -45,7 +56,7 @@ fn rows() -> Vec<Field> {
         row("custom_ndparams", "CustomNDParams", Other, "Custom node parameters",
             |cx| normal(cx.group.ndparams.clone())),
         row("diskparams", "DiskParameters", Other, "Disk parameters (merged)",
-            |cx| normal(disk::fill(&cx.live.config.cluster, Some(cx.group)))),
+            |cx| normal(shown_diskparams(cx))),
         row("ipolicy", "InstancePolicy", Other, "Instance policy limitations (merged)",
             |cx| normal(ipolicy::fill(&cx.live.config.cluster, cx.group))),
         row("name", "Group", Text, "Group name", |cx| normal(cx.group.name.as_str())),

@@ -314,7 +314,7 @@ async fn dependencies_have_their_outcomes() {
     rig.until(any, Status::Success).await;
     let lost = rig.submit(depends(4_000, json!([]))).await;
     let job = rig.until(lost, Status::Error).await;
-    assert_eq!(text(&job), "Dependency error: Can't load job file");
+    assert_eq!(text(&job), "Dependency error: Job 4000 not found");
     let own = i64::try_from(lost.0).unwrap() + 1;
     let own = rig.submit(depends(own, json!([]))).await;
     let job = rig.until(own, Status::Error).await;

@@ -160,7 +160,7 @@ pub(super) fn judge_dependency(
         return Dependency::Error("Job can't depend on itself".to_owned());
     }
     let Some(status) = status else {
-        return Dependency::Error("Dependency error: Can't load job file".to_owned());
+        return Dependency::Error(format!("Dependency error: Job {id} not found"));
     };
     if status == Status::Canceled && !depend.statuses.contains(&Status::Canceled) {
         return Dependency::Cancel;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
 use crate::param::{
-    Dict, DiskTemplate, Hypervisor, IPolicySpec, NicSpec, NonEmpty, OsListChange, Private, UidRange,
+    Dict, DiskParams, DiskTemplate, Hypervisor, IPolicySpec, NicSpec, NonEmpty, OsListChange,
+    Private, UidRange,
 };
 
 opcodes! {
@@ -34,7 +35,7 @@ opcodes! {
         /// Private parameters by operating system.
         osparams_private_cluster: Option<Private> = None,
         /// Disk parameters by disk template.
-        diskparams: Option<BTreeMap<String, Dict>> = None,
+        diskparams: Option<DiskParams> = None,
         /// How many master candidates there should be.
         candidate_pool_size: Option<NonZeroU64> = None,
         /// How many jobs run at once.

@@ -1,8 +1,6 @@
 //! The opcodes on node groups.
 
-use std::collections::BTreeMap;
-
-use crate::param::{AllocPolicy, Dict, IPolicySpec, NonEmpty};
+use crate::param::{AllocPolicy, Dict, DiskParams, IPolicySpec, NonEmpty};
 
 opcodes! {
     /// Adds a node group.
@@ -14,7 +12,7 @@ opcodes! {
         /// Node parameters.
         ndparams: Option<Dict> = None,
         /// Disk parameters by disk template.
-        diskparams: Option<BTreeMap<String, Dict>> = None,
+        diskparams: Option<DiskParams> = None,
         /// What is assumed about the hypervisors of nodes.
         hv_state: Option<Dict> = None,
         /// What is assumed about the storage of nodes.
@@ -54,7 +52,7 @@ opcodes! {
         /// Node parameters.
         ndparams: Option<Dict> = None,
         /// Disk parameters by disk template.
-        diskparams: Option<BTreeMap<String, Dict>> = None,
+        diskparams: Option<DiskParams> = None,
         /// What is assumed about the hypervisors of nodes.
         hv_state: Option<Dict> = None,
         /// What is assumed about the storage of nodes.

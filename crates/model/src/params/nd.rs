@@ -42,6 +42,12 @@ pub fn defaults() -> Dict {
     table_defaults(TABLE)
 }
 
+/// The parameters in the order of the table, which is that of Ganeti's configuration file.
+pub fn in_order(params: &Dict) -> Dict {
+    let known = |row: &Row| Some((row.name.to_owned(), params.get(row.name)?.clone()));
+    TABLE.iter().filter_map(known).collect()
+}
+
 /// Cluster < group < node (Ganeti 3.0, `objects.py` `Cluster.FillND`).
 pub fn fill(cluster: &Cluster, group: Option<&NodeGroup>, node: &Node) -> Dict {
     let base = match group {

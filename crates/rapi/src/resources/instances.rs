@@ -289,6 +289,10 @@ fn reinstall_op(name: &str, params: &Dict) -> Result<Op, HttpError> {
             Some(os) => Some(os),
             None => return unreadable("os_type", "Received empty value for non-empty list"),
         },
+        // Haskell: a text is a list of characters.
+        Some(Value::Array(none)) if none.is_empty() => {
+            return unreadable("os_type", "Received empty value for non-empty list");
+        }
         Some(_) => return unreadable("os_type", "Unable to read String"),
     };
     let osparams = match params.get("osparams") {

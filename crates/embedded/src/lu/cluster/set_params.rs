@@ -361,7 +361,7 @@ impl LogicalUnit for ClusterSetParams {
             params::disk::check(&given, true)?;
             for (name, forced) in given {
                 let forced = forced.as_object().cloned().unwrap_or_default();
-                diskparams.insert(name, forced);
+                diskparams.0.insert(name, forced);
             }
         }
         match &self.install_image {
@@ -410,6 +410,7 @@ impl LogicalUnit for ClusterSetParams {
         let mut plan = Plan::default();
         if let Some(mut changes) = given(&self.beparams) {
             params::be::upgrade(&mut changes);
+            cx.show(Self { beparams: Some(changes.clone()), ..self.clone() });
             params::be::force(&mut changes, false)?;
             plan.beparams = Some(params::be::fill(cluster, &changes));
         }

@@ -234,7 +234,9 @@ fn release_addresses(draft: &mut crate::config::Draft<'_>, instance: &Instance) 
         let (Some(uuid), Some(ip)) = (&nic.network, &nic.ip) else { continue };
         let Some(network) = draft.networks.get(uuid).cloned() else { continue };
         if let Some(offset) = crate::pool::offset(&network, ip) {
-            draft.edit_network(uuid, |network| network.reservations.remove(&offset));
+            draft.mark_addresses(uuid, |network| {
+                network.reservations.remove(&offset);
+            });
         }
     }
 }

@@ -264,7 +264,9 @@ pub(crate) fn use_addresses(draft: &mut crate::config::Draft<'_>, nics: &[Nic]) 
         let (Some(uuid), Some(ip)) = (&nic.network, &nic.ip) else { continue };
         let Some(network) = draft.networks.get(uuid).cloned() else { continue };
         if let Some(offset) = pool::offset(&network, ip) {
-            draft.edit_network(uuid, |network| network.reservations.insert(offset));
+            draft.mark_addresses(uuid, |network| {
+                network.reservations.insert(offset);
+            });
         }
     }
 }

@@ -372,7 +372,9 @@ pub(super) fn move_addresses(draft: &mut Draft<'_>, old: &[Nic], new: &[Nic]) {
             .any(|other| other.network.as_ref() == Some(uuid) && other.ip.as_ref() == Some(ip));
         let Some(network) = draft.networks.get(uuid).cloned().filter(|_| !kept) else { continue };
         if let Some(offset) = pool::offset(&network, ip) {
-            draft.edit_network(uuid, |network| network.reservations.remove(&offset));
+            draft.mark_addresses(uuid, |network| {
+                network.reservations.remove(&offset);
+            });
         }
     }
     let fresh: Vec<Nic> = new
