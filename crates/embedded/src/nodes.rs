@@ -32,12 +32,6 @@ impl Nodes {
     pub(crate) fn state(&self, uuid: &Uuid) -> Option<Arc<NodeState>> {
         self.get(uuid).map(|node| node.state())
     }
-
-    /// All of them, in no order.
-    pub(crate) fn all(&self) -> Vec<(Uuid, Arc<dyn Node>)> {
-        let map = self.by_uuid.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        map.iter().map(|(uuid, node)| (uuid.clone(), node.clone())).collect()
-    }
 }
 
 impl Nodes {

@@ -92,7 +92,7 @@ pub(crate) struct Serve {
     /// How log lines are written.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
-    /// An origin whose web pages may use the API, as https://console.example.com; may be given again.
+    /// An origin whose web pages may use the API, as `https://console.example.com`; may be given again.
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) cors_origin: Vec<String>,
     /// Make a simulated cluster of so many nodes, if there is no cluster yet.
@@ -138,25 +138,25 @@ pub(crate) struct ClusterInit {
     /// The disk templates; the first is the default.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub(crate) enabled_disk_templates: Vec<String>,
-    /// NIC parameters: mode=bridged,link=br0
+    /// NIC parameters: `mode=bridged,link=br0`
     #[arg(short = 'N', long, value_name = "PARAMETERS")]
     pub(crate) nic_parameters: Option<String>,
-    /// Backend parameters: maxmem=512,vcpus=2
+    /// Backend parameters: `maxmem=512,vcpus=2`
     #[arg(short = 'B', long, value_name = "PARAMETERS")]
     pub(crate) backend_parameters: Option<String>,
-    /// Hypervisor parameters: kvm:kernel_path=,serial_console=false; may be given again.
+    /// Hypervisor parameters: `kvm:kernel_path=,serial_console=false`; may be given again.
     #[arg(short = 'H', long, value_name = "HYPERVISOR:PARAMETERS")]
     pub(crate) hypervisor_parameters: Vec<String>,
-    /// Disk parameters: drbd:metavg=xenvg; may be given again.
+    /// Disk parameters: `drbd:metavg=xenvg`; may be given again.
     #[arg(short = 'D', long, value_name = "TEMPLATE:PARAMETERS")]
     pub(crate) disk_parameters: Vec<String>,
-    /// Node parameters: spindle_count=2
+    /// Node parameters: `spindle_count=2`
     #[arg(long, value_name = "PARAMETERS")]
     pub(crate) node_parameters: Option<String>,
-    /// Bounds of instances: min:disk-size=0,…/max:disk-size=1048576,…
+    /// Bounds of instances: `min:disk-size=0,…/max:disk-size=1048576,…`
     #[arg(long, value_name = "SPECS")]
     pub(crate) ipolicy_bounds_specs: Option<String>,
-    /// The standard instance: disk-size=1024,…
+    /// The standard instance: `disk-size=1024,…`
     #[arg(long, value_name = "SPECS")]
     pub(crate) ipolicy_std_specs: Option<String>,
     /// Disk templates that the instance policy allows.

@@ -125,11 +125,6 @@ impl Cx {
         &*self.port
     }
 
-    /// Adds to the log from where `Cx` does not reach, such as a script's output.
-    pub(crate) fn shared_port(&self) -> Arc<dyn JobPort> {
-        self.port.clone()
-    }
-
     /// Has the job show an opcode as it is now, with full names and UUIDs.
     pub(crate) fn show<L: Opcode + Into<OpCode>>(&self, op: L) {
         let told = super::expand::told(&op, &self.config(), self.compat());

@@ -534,8 +534,8 @@ impl Op {
 mod tests {
     use super::*;
 
-    fn dict(value: Value) -> Dict {
-        value.as_object().unwrap().clone()
+    fn dict(value: impl std::borrow::Borrow<Value>) -> Dict {
+        value.borrow().as_object().unwrap().clone()
     }
 
     #[test]
