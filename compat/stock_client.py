@@ -181,13 +181,13 @@ def groups():
 
 def networks():
     same(c.GetNetworks(), [])
-    run(c.CreateNetwork("lan", "192.0.2.0/28", gateway="192.0.2.1", add_reserved_ips="192.0.2.9", tags="inner"))
+    run(c.CreateNetwork("lan", "10.99.0.0/28", gateway="10.99.0.1", add_reserved_ips="10.99.0.9", tags="inner"))
     same(c.GetNetworks(), ["lan"])
     network = c.GetNetwork("lan")
-    same((network["network"], network["gateway"], network["tags"]), ("192.0.2.0/28", "192.0.2.1", ["inner"]))
+    same((network["network"], network["gateway"], network["tags"]), ("10.99.0.0/28", "10.99.0.1", ["inner"]))
     same(network["map"], "XX.......X.....X")
-    run(c.ModifyNetwork("lan", gateway="192.0.2.2"))
-    same(c.GetNetworks(bulk=True)[0]["gateway"], "192.0.2.2")
+    run(c.ModifyNetwork("lan", gateway="10.99.0.2"))
+    same(c.GetNetworks(bulk=True)[0]["gateway"], "10.99.0.2")
     run(c.DeleteNetworkTags("lan", ["inner"]))
     tags(c.GetNetworkTags, c.AddNetworkTags, c.DeleteNetworkTags, "lan")
     run(c.ConnectNetwork("lan", "default", "bridged", "br1"))
@@ -209,14 +209,14 @@ def create():
     same(c.GetInstances(), [], "instances after a dry run")
     same(run(c.CreateInstance("create", "plain.example.com", "plain", [{"size": 1024}], [{}], pnode=NODES[0], **common)),
          [[NODES[0]]])
-    same(run(c.CreateInstance("create", "drbd.example.com", "drbd", [{"size": 1024}, {"size": 512}],
-                              [{"network": "lan", "ip": "192.0.2.5"}], pnode=NODES[0], snode=NODES[1], **common)),
+    same(run(c.CreateInstance("create", "drbd.example.com", "drbd", [{"size": 1024}, {"size": 2048}],
+                              [{"network": "lan", "ip": "10.99.0.5"}], pnode=NODES[0], snode=NODES[1], **common)),
          [[NODES[0], NODES[1]]])
     same(c.GetNetwork("lan")["map"], "X.X..X...X.....X")
-    run(c.CreateInstance("create", "file.example.com", "file", [{"size": 512}], [], pnode=NODES[2], start=False, **common))
-    run(c.CreateInstance("create", "shared.example.com", "sharedfile", [{"size": 512}], [{}], pnode=NODES[2], **common))
+    run(c.CreateInstance("create", "file.example.com", "file", [{"size": 2048}], [{}], pnode=NODES[2], start=False, **common))
+    run(c.CreateInstance("create", "shared.example.com", "sharedfile", [{"size": 2048}], [{}], pnode=NODES[2], **common))
     run(c.CreateInstance("create", "less.example.com", "diskless", [], [{}], iallocator="hail", **common))
-    allocations = [c.InstanceAllocation("create", "%s.example.com" % name, "drbd", [{"size": 256}], [{}], **common)
+    allocations = [c.InstanceAllocation("create", "%s.example.com" % name, "drbd", [{"size": 1024}], [{}], **common)
                    for name in ("one", "two")]
     same((allocations[0]["mode"], allocations[1]["name"]), ("create", "two.example.com"))
     result = run(c.InstancesMultiAlloc(allocations, iallocator="hail"))[0]
@@ -249,14 +249,14 @@ def life():
     same(c.GetInstance(name)["status"], "running")
     run(c.GrowInstanceDisk(name, 0, 128, wait_for_sync=True))
     same(c.GetInstance(name)["disk.sizes"], [1152])
-    fails(c.DeactivateInstanceDisks(name), "running")
+    fails(c.DeactivateInstanceDisks(name), "is marked to be up")
     run(c.ShutdownInstance(name, timeout=5))
     same((c.GetInstance(name)["status"], c.GetInstance(name)["admin_state"]), ("ADMIN_down", "down"))
     refused(503, c.client.GetInstanceConsole, name)
     same(len(run(c.ActivateInstanceDisks(name, ignore_size=True))[0]), 1)
     run(c.DeactivateInstanceDisks(name, force=True))
-    run(c.ReinstallInstance(name, os="noop", no_startup=True, osparams={"size": "5"}))
-    same(c.GetInstance(name)["os"], "noop")
+    run(c.ReinstallInstance(name, os="noop+default", no_startup=True, osparams={"size": "5"}))
+    same((c.GetInstance(name)["os"], c.GetInstance(name)["status"]), ("noop+default", "ADMIN_down"))
     run(c.RecreateInstanceDisks(name, nodes=[NODES[3]]))
     same(c.GetInstance(name)["pnode"], NODES[3])
     same(run(c.RenameInstance(name, "moved.example.com", ip_check=False, name_check=True)), ["moved.example.com"])
