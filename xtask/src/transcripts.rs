@@ -3,7 +3,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the command is for")]
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -58,7 +58,11 @@ fn masks(places: &[Place]) -> Places {
 /// Shows which step of a section is being sent.
 fn progress(section: &Section) -> impl FnMut(usize, &Step) {
     let (name, count) = (section.name.clone(), section.steps.len());
+    let watched = std::io::stderr().is_terminal();
     move |index, step| {
+        if !watched {
+            return;
+        }
         let text: String = step.name.chars().take(90).collect();
         eprint!("\r\x1b[K{name} {}/{count} {text}", index + 1);
         // A progress line that does not show is no reason to stop.
@@ -68,7 +72,8 @@ fn progress(section: &Section) -> impl FnMut(usize, &Step) {
 
 fn done(section: &Section, start: Instant) {
     let (name, count) = (&section.name, section.steps.len());
-    eprintln!("\r\x1b[K{name}: {count} steps in {:.0} s", start.elapsed().as_secs_f64());
+    let line = if std::io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
+    eprintln!("{line}{name}: {count} steps in {:.0} s", start.elapsed().as_secs_f64());
 }
 
 /// Runs sections against a real daemon and writes down what it answered.

@@ -4,6 +4,7 @@ mod client;
 mod door;
 mod fake;
 mod mutated;
+mod mutated_input;
 mod refused;
 mod replies;
 mod submitted;

@@ -15,7 +15,7 @@ use rapi::input::Method;
 
 use crate::fake::{FakeEngine, ask};
 
-fn from_environment(name: &str, default: u64) -> u64 {
+pub(crate) fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
@@ -33,7 +33,7 @@ fn requests() -> Vec<(Method, String, Value)> {
 }
 
 /// All values inside a value, the value itself first.
-fn parts<'a>(value: &'a Value, into: &mut Vec<&'a Value>) {
+pub(crate) fn parts<'a>(value: &'a Value, into: &mut Vec<&'a Value>) {
     into.push(value);
     match value {
         Value::Array(items) => items.iter().for_each(|item| parts(item, into)),
@@ -67,7 +67,7 @@ fn odd(rng: &mut StdRng) -> Value {
 }
 
 /// Changes one place of a value.
-fn mutate(value: &mut Value, pool: &[Value], rng: &mut StdRng) {
+pub(crate) fn mutate(value: &mut Value, pool: &[Value], rng: &mut StdRng) {
     let deeper = rng.random_bool(0.7);
     match value {
         Value::Object(members) if deeper && !members.is_empty() => {
