@@ -518,3 +518,31 @@ fn uid_pool(text: &str) -> Result<Vec<(i64, i64)>, InitError> {
     };
     text.split(',').filter(|part| !part.is_empty()).map(range).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_come_from_the_hosts_table() {
+        let names = ["node1.gnt.example", "node2.gnt.example"].map(str::to_owned).to_vec();
+        let mut options = InitOptions::new("cluster.gnt.example", NodeKind::Simulated(names));
+        options.hosts = "10.77.0.1 cluster.gnt.example\n10.77.0.11 node1.gnt.example\n".to_owned();
+        let config = new_cluster(&options, &Env::seeded(1, 1_700_000_000)).unwrap();
+        let address = |name| config.node_by_name(name).unwrap().primary_ip.as_str();
+        assert_eq!(config.cluster.master_ip, "10.77.0.1");
+        assert_eq!(address("node1.gnt.example"), "10.77.0.11");
+        assert_eq!(address("node2.gnt.example"), "192.0.2.12");
+    }
+
+    #[test]
+    fn sizes_of_a_policy_are_rounded_up() {
+        let text = "memory-size=1,cpu-count=1,disk-count=0,disk-size=1g,nic-count=0,spindle-use=0";
+        let read = specs("ipolicy-std-specs", text).unwrap();
+        assert_eq!(
+            (&read["memory-size"], &read["disk-size"]),
+            (&Value::from(4), &Value::from(1024))
+        );
+        assert_eq!(read["cpu-count"], 1);
+    }
+}

@@ -195,6 +195,26 @@ mod tests {
     }
 
     #[test]
+    fn private_parameters_become_objects_while_they_are_read() {
+        let check = |body: &Value, expected: Option<Value>| {
+            assert_eq!(parse(body.to_string().as_bytes()).ok(), expected, "{body}");
+        };
+        let private = |value: Value| json!({"instances": [{"osparams_private": value}]});
+        check(&private(json!({"a": 1})), Some(private(json!({"a": 1}))));
+        check(&private(json!(null)), Some(private(json!({}))));
+        check(&private(json!([])), Some(private(json!({}))));
+        check(&private(json!([["a", 1]])), Some(private(json!({"a": 1}))));
+        check(&private(json!("x")), None);
+        check(&private(json!(5)), None);
+        check(&private(json!([1])), None);
+        let cluster = |value: Value| json!({"osparams_private_cluster": value});
+        check(&cluster(json!({"os": []})), Some(cluster(json!({"os": {}}))));
+        check(&cluster(json!({"os": "x"})), None);
+        check(&cluster(json!("x")), None);
+        check(&cluster(json!([])), Some(cluster(json!([]))));
+    }
+
+    #[test]
     fn floats_are_python_floats() {
         let check = |value: f64, expected: &str| assert_eq!(float(value), expected);
         check(1.0, "1.0");

@@ -222,6 +222,11 @@ mod tests {
             &json!(["<uuid1>", "<uuid2>", "<uuid2>, <uuid1>"]),
             &[],
         );
+        // A set of which only one is known: the others may be any that were not met.
+        let (one, set) = ("<uuid1>", "<uuid1>, <uuid2>, <uuid3>");
+        check(&json!([one, set]), &json!(["<uuid7>", "<uuid8>, <uuid7>, <uuid9>"]), &[]);
+        check(&json!([one, set]), &json!(["<uuid7>", "<uuid8>, <uuid9>, <uuid5>"]), &["body[1]"]);
+        check(&json!([one, set]), &json!(["<uuid7>", "<uuid8>, <uuid7>"]), &["body[1]"]);
         check(&json!("job=<job1>"), &json!("job=<job2>"), &[]);
         check(&json!("<job1> ends"), &json!("<job1> end"), &["body"]);
     }

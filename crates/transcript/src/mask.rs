@@ -29,7 +29,8 @@ const FIGURES: &[&str] = &[
 /// Keys whose numbers are ports that the cluster hands out.
 const PORTS: &[&str] = &["network_port", "port", "display"];
 /// Keys whose lists are sets.
-const SETS: &[&str] = &["tags", "disk-templates", "node_list", "instance_tags", "pinst_list"];
+const SETS: &[&str] =
+    &["tags", "disk-templates", "node_list", "instance_tags", "inst_list", "pinst_list"];
 /// Objects that are there before a scenario starts: their serial numbers tell of an earlier life.
 const RESIDENTS: &[&str] = &["default", "cluster.gnt.example"];
 
@@ -390,6 +391,18 @@ mod tests {
             &json!({"data": [{"m": [0, "aa:00:00:<mac1>"], "dfree": [0, "<figure>"]}],
                    "fields": [{"name": "m"}, {"name": "dfree"}]}),
         );
+    }
+
+    #[test]
+    fn numbers_in_the_request_are_no_jobs_of_the_section() {
+        let text = "writer PUT /2/tags?tag=x\nwriter PUT /2/jobs/5 {}";
+        let section = scenario::parse("s", text).unwrap();
+        let refused = json!({"message": "Method PUT is unsupported for path /2/jobs/5"});
+        let run = [
+            exchange("writer PUT /2/tags?tag=x", true, json!(5)),
+            exchange("writer PUT /2/jobs/5", false, refused.clone()),
+        ];
+        assert_eq!(mask(&section, &Places::default(), &run)[1].body, refused);
     }
 
     #[test]
