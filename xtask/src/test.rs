@@ -63,7 +63,8 @@ pub(crate) const QEMU: &[&str] = &["qemu-system-x86", "e2fsprogs", "zstd", "xz-u
 fn input() -> Result<()> {
     let mut test = cargo();
     test.args(["test", "--quiet", "--workspace", "changed_"]);
-    run(test.env("RAPID_MUTATE_SECONDS", MUTATE_SECONDS))
+    // All targets at once.
+    run(test.env("RAPID_MUTATE_SECONDS", MUTATE_SECONDS).env("RUST_TEST_THREADS", "4"))
 }
 
 fn node() -> Result<()> {
