@@ -447,7 +447,7 @@ impl Param for (u64, Dict) {
         }
     }
     fn write(&self) -> Value {
-        if self.1.is_empty() { json!(self.0) } else { json!([self.0, self.1]) }
+        json!([self.0, self.1])
     }
     fn schema() -> Value {
         json!({"type": "array"})

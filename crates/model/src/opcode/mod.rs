@@ -441,6 +441,16 @@ impl Common {
     }
 }
 
+/// Drops what has no value from the settings in lists of changes, as Ganeti does where it types them (3.0, `INicParams`).
+fn drop_nulls(dict: &mut Dict, lists: &[&str]) {
+    for name in lists {
+        let changes = dict.get_mut(*name).and_then(Value::as_array_mut).into_iter().flatten();
+        for settings in changes.filter_map(|change| change.get_mut(2)?.as_object_mut()) {
+            settings.retain(|_, value| !value.is_null());
+        }
+    }
+}
+
 /// Hides what the creations inside an opcode hold and `audience` may not see.
 fn hide_in_creations(dict: &mut Dict, audience: Audience) {
     let instances = dict.get_mut("instances").and_then(Value::as_array_mut);
@@ -449,7 +459,7 @@ fn hide_in_creations(dict: &mut Dict, audience: Audience) {
         for param in InstanceCreate::DEF.params.iter().filter(|param| !audience.sees(param.hidden))
         {
             if let Some(value) = creation.get_mut(param.name) {
-                *value = Value::Null;
+                *value = Value::Object(Dict::new());
             }
         }
     }
@@ -503,6 +513,9 @@ impl Op {
             dict.retain(|name, value| {
                 !value.is_null() || ["depends", "comment"].contains(&name.as_str())
             });
+            if id == OpId::InstanceSetParams {
+                drop_nulls(&mut dict, &["nics", "disks"]);
+            }
         }
         dict
     }
@@ -615,7 +628,8 @@ mod tests {
         let op = op.unwrap();
         let shown = |audience| {
             let instance = op.to_wire(audience, Compat::V31)["instances"][0].clone();
-            (instance["osparams_private"].is_object(), instance["osparams_secret"].is_object())
+            let seen = |name: &str| instance[name] != json!({});
+            (seen("osparams_private"), seen("osparams_secret"))
         };
         assert_eq!(shown(Audience::Engine), (true, true));
         assert_eq!(shown(Audience::Store), (true, false));

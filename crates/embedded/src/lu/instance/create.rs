@@ -567,7 +567,9 @@ async fn settle(
     let hv_full = params::hv::fill(cluster, hypervisor, &os, &op.hvparams, cx.compat());
     params::hv::check_syntax(hypervisor, &hv_full, cx.compat())?;
     params::hv::check_instance_level(&op.hvparams, cx.compat())?;
-    let be_full = full_beparams(config, &mut op.beparams)?;
+    let be_full = full_beparams(config, &mut op.beparams);
+    cx.show(op.clone());
+    let be_full = be_full?;
     let private = op.osparams_private.get_or_insert_default().0.clone();
     op.osparams_secret.get_or_insert_default();
     cx.show(op.clone());
@@ -950,6 +952,8 @@ async fn add(op: &InstanceCreate, cx: &Cx, plan: &Plan) -> Result<Arc<Instance>>
         }
         let mut instance = plan.instance(&uuid, port);
         instance.meta = Meta::new(uuid.clone(), draft.now());
+        // Ganeti: each disk that is added counts as a change (3.0, `AddInstanceDisk`).
+        instance.meta.serial_no += made.len() as u64;
         instance.forthcoming = op.forthcoming;
         instance.disks = made.iter().map(|disk| disk.meta.uuid.clone()).collect();
         for disk in &made {
@@ -1053,7 +1057,6 @@ async fn install(op: &InstanceCreate, cx: &Cx, plan: &Plan, uuid: &Uuid) -> Resu
 async fn power_on(cx: &Cx, uuid: &Uuid) -> Result<()> {
     mark(cx, uuid, AdminState::Up, AdminStateSource::Admin).await?;
     cx.log("* starting instance...");
-    super::mark_disks(cx, uuid, true).await?;
     disks::assemble(cx, uuid, None, false).await?;
     let instance = super::again(cx, uuid)?;
     let told = spec_of(cx, &instance);

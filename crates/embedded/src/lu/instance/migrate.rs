@@ -283,6 +283,17 @@ async fn target_anywhere(
     Ok(target)
 }
 
+/// The allocator that will be asked: the cluster's where neither one nor a node is named and the disks can go anywhere.
+fn allocator_used(wanted: &Wanted<'_>, cx: &Cx) -> Option<NonEmpty> {
+    let given = wanted.iallocator.cloned();
+    let Ok(instance) = find(cx, wanted.instance_name, wanted.instance_uuid) else { return given };
+    if reach(&cx.config().instance_disks(&instance)) != Reach::Everywhere {
+        return given;
+    }
+    let named = wanted.target_node.is_some();
+    create::iallocator_or_node(cx, given.clone(), named).unwrap_or(given)
+}
+
 /// Asks an allocator for another primary node, and locks both.
 async fn choose(cx: &Cx, config: &Config, instance: &Instance, allocator: &str) -> Result<Uuid> {
     let request = Request::Relocate {
@@ -424,6 +435,11 @@ impl LogicalUnit for InstanceFailover {
     }
 
     async fn check_prereq(&self, cx: &Cx) -> Result<Plan> {
+        let mut told = self.clone();
+        told.iallocator = allocator_used(&self.into(), cx);
+        if told != *self {
+            cx.show(told.clone());
+        }
         check(&self.into(), cx).await
     }
 
@@ -461,7 +477,21 @@ impl LogicalUnit for InstanceMigrate {
     }
 
     async fn check_prereq(&self, cx: &Cx) -> Result<Plan> {
-        check(&self.into(), cx).await
+        let mut told = self.clone();
+        told.iallocator = allocator_used(&self.into(), cx);
+        if told != *self {
+            cx.show(told.clone());
+        }
+        let plan = check(&self.into(), cx).await?;
+        let live = match plan.how {
+            How::Failover => return Ok(plan),
+            How::Migrate(migration) => migration.live,
+            How::Cleanup => live(&self.into(), cx, &plan.instance)?,
+        };
+        told.live = None;
+        told.mode = Some(if live { MigrationMode::Live } else { MigrationMode::NonLive });
+        cx.show(told);
+        Ok(plan)
     }
 
     fn hooks(&self, cx: &Cx, plan: &Plan) -> Option<Hooks> {

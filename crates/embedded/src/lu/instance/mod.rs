@@ -124,7 +124,7 @@ pub(crate) fn disk_template(config: &Config, instance: &Instance) -> DiskTemplat
     config.instance_disks(instance).first().map_or(DiskTemplate::Diskless, |disk| disk.dev_type)
 }
 
-/// Notes what the instance is meant to be; nothing is written when it is that already.
+/// Notes what the instance is meant to be, and with it whether its disks are up; nothing is written when it is that already.
 pub(crate) async fn mark(
     cx: &Cx,
     uuid: &Uuid,
@@ -139,8 +139,15 @@ pub(crate) async fn mark(
 }
 
 fn mark_in(draft: &mut Draft<'_>, uuid: &Uuid, state: AdminState, source: AdminStateSource) {
+    let disks_active = match state {
+        AdminState::Up => Some(true),
+        AdminState::Down => None,
+        AdminState::Offline => Some(false),
+    };
     let same = |instance: &Arc<Instance>| {
-        instance.admin_state == state && instance.admin_state_source == source
+        instance.admin_state == state
+            && instance.admin_state_source == source
+            && disks_active.is_none_or(|active| instance.disks_active == active)
     };
     if draft.instances.get(uuid).is_some_and(same) {
         return;
@@ -148,6 +155,7 @@ fn mark_in(draft: &mut Draft<'_>, uuid: &Uuid, state: AdminState, source: AdminS
     draft.edit_instance(uuid, |instance| {
         instance.admin_state = state;
         instance.admin_state_source = source;
+        instance.disks_active = disks_active.unwrap_or(instance.disks_active);
     });
 }
 

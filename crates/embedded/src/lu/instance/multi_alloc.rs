@@ -2,7 +2,7 @@
 
 use model::config::Config;
 use model::error::{ErrorCode, GanetiError, Result};
-use model::opcode::{InstanceCreate, InstanceMultiAlloc, Op, OpCode, OpId};
+use model::opcode::{InstanceCreate, InstanceMultiAlloc, Op, OpCode, OpId, Opcode};
 use model::param::{Dict, DiskTemplate, Hypervisor, NonEmpty};
 use placement::answer::Found;
 use placement::picture::{Allocation, Request};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::create::{allocation_of, full_beparams, opportunistic};
 use super::{layout, nics};
 use crate::allocate;
-use crate::lu::{Cx, Locks, LogicalUnit};
+use crate::lu::{Cx, Locks, LogicalUnit, expand};
 
 /// What is to be created where.
 pub(crate) struct Plan {
@@ -122,10 +122,37 @@ impl LogicalUnit for InstanceMultiAlloc {
 
     async fn exec(&self, cx: &Cx, plan: Plan) -> Result<Value> {
         let mut result = partial(&plan);
+        tell(self, cx, &plan.ops);
         let jobs = plan.ops.into_iter().map(|op| vec![Op::from(op)]).collect();
         result.insert("jobs".to_owned(), cx.submit(jobs).await?);
         Ok(Value::Object(result))
     }
+}
+
+/// Has the job show the creations as they are submitted.
+fn tell(op: &InstanceMultiAlloc, cx: &Cx, submitted: &[InstanceCreate]) {
+    let config = cx.config();
+    let mut told = op.clone();
+    for params in &mut told.instances {
+        let name = params.get("instance_name").and_then(Value::as_str);
+        let Some(creation) = submitted.iter().find(|op| Some(op.instance_name.as_str()) == name)
+        else {
+            continue;
+        };
+        let nodes =
+            [("pnode", "pnode_uuid", &creation.pnode), ("snode", "snode_uuid", &creation.snode)];
+        for (param, uuid, node) in nodes {
+            let Some(node) = node else { continue };
+            params.insert(param.to_owned(), json!(node.as_str()));
+            if let Ok(node) = expand::node(&config, node, None) {
+                params.insert(uuid.to_owned(), json!(node.meta.uuid.as_str()));
+            }
+        }
+        let comment = format!("Submitted by {}", InstanceMultiAlloc::DEF.id);
+        params.insert("comment".to_owned(), json!(comment));
+        params.insert("reason".to_owned(), serde_json::to_value(cx.reason()).unwrap_or_default());
+    }
+    cx.show(told);
 }
 
 fn partial(plan: &Plan) -> Dict {

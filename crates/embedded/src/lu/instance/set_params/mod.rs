@@ -86,7 +86,11 @@ impl LogicalUnit for InstanceSetParams {
                 );
             }
         }
-        if self.file_driver.is_none() {
+        for change in self.nics.0.iter_mut().chain(&mut self.disks.0) {
+            change.legacy = false;
+        }
+        let file_based = self.disk_template.is_some_and(|to| layout::FILE_BASED.contains(&to));
+        if self.file_driver.is_none() && file_based {
             self.file_driver = Some(FileDriver::Loop);
         }
         for change in &mut self.nics.0 {
@@ -129,6 +133,11 @@ impl LogicalUnit for InstanceSetParams {
         let instance = find(cx, &self.instance_name, self.instance_uuid.as_deref())?;
         let config = cx.config();
         let disk_mods = disk_changes::look_up(&config, &instance, &self.disks)?;
+        let mut told = self.clone();
+        told.disks.0.clone_from(&disk_mods);
+        if told != *self {
+            cx.show(told.clone());
+        }
         check_primary(self, cx, &config, &instance)?;
         let hotplug = check_hotplug(self, cx, &instance).await?;
         let conversion = match self.disk_template {
@@ -136,6 +145,10 @@ impl LogicalUnit for InstanceSetParams {
             None => None,
         };
         let disk_mods = disk_changes::check(cx, self, &instance, disk_mods, hotplug)?;
+        if told.disks.0 != disk_mods {
+            told.disks.0.clone_from(&disk_mods);
+            cx.show(told.clone());
+        }
         check_offline(self, cx, &instance)?;
         let nodes = nodes_of(&config, &instance);
         let mut plan = Plan {
@@ -159,6 +172,17 @@ impl LogicalUnit for InstanceSetParams {
         check_memory(self, cx, &config, &mut plan, &be_old)?;
         let communication = communication_change(self, &config, &plan.instance);
         plan.nics = nic_changes::plan(cx, self, &plan.instance, communication, &mut plan.warnings)?;
+        let mut filled = false;
+        for (change, step) in told.nics.0.iter_mut().zip(plan.nics.iter().flat_map(|p| &p.steps)) {
+            // A made-up address takes the place of the word that asked for it.
+            if change.params.get("mac").is_some_and(|mac| mac != &json!(step.nic.mac)) {
+                change.params.insert("mac".to_owned(), json!(step.nic.mac));
+                filled = true;
+            }
+        }
+        if filled {
+            cx.show(told.clone());
+        }
         check_policy(self, &config, &plan)?;
         Ok(plan)
     }

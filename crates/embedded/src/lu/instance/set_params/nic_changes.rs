@@ -205,7 +205,10 @@ fn modify(
         notes.push(json!([format!("nic.network/{at}"), shown]));
     }
     nic.nicparams = settled.filled;
-    for (name, value) in &nic.nicparams {
+    // Ganeti: in the order of their names (3.0, `ApplyNicMods`).
+    let mut params: Vec<_> = nic.nicparams.iter().collect();
+    params.sort_by_key(|(name, _)| *name);
+    for (name, value) in params {
         notes.push(json!([format!("nic.{name}/{at}"), value]));
     }
     Ok(Step { action: Hotplug::Modify, index: at, notes, key: format!("nic/{at}"), nic })
