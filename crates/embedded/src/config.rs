@@ -290,6 +290,24 @@ impl Draft<'_> {
         value
     }
 
+    /// Gives an instance another primary node. Ganeti: this counts as no change of the instance (3.0,
+    /// `SetInstancePrimaryNode`).
+    pub fn move_instance(&mut self, uuid: &Uuid, primary: Uuid) {
+        let Some(instance) = self.config.instances.get(uuid) else { return };
+        let mut instance = Instance::clone(instance);
+        instance.primary_node = primary;
+        self.put_instance(instance);
+    }
+
+    /// Marks addresses of a network as used or free. Ganeti: this counts as no change of the network (3.0,
+    /// `_UnlockedCommitIp`).
+    pub fn mark_addresses(&mut self, uuid: &Uuid, mark: impl FnOnce(&mut Network)) {
+        let Some(network) = self.config.networks.get(uuid) else { return };
+        let mut network = Network::clone(network);
+        mark(&mut network);
+        self.put_network(network);
+    }
+
     /// Notes that a child of the cluster was added or removed (cluster.md §1).
     pub fn touch_cluster(&mut self) {
         self.edit_cluster(|_| ());

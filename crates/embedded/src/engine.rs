@@ -13,7 +13,7 @@ use model::engine::{Engine, FilterRule, Gauge, JobChange};
 use model::error::{ErrorClass, GanetiError, Result};
 use model::job::Job;
 use model::name::{JobId, Uuid};
-use model::opcode::Op;
+use model::opcode::{Op, OpCode};
 use model::param::TagKind;
 use model::query::{Answer, FieldDef, Item, Resource, Row};
 use serde_json::{Value, json};
@@ -339,6 +339,27 @@ fn check_rule(rule: &FilterRule) -> Result<()> {
     Ok(())
 }
 
+/// Refuses changes of disks that the master daemon cannot read, as it does before there is a job (Ganeti 3.0,
+/// `IDiskParams`).
+fn check_disks_readable(ops: &[Op]) -> Result<()> {
+    let changes = ops.iter().filter_map(|op| match &op.code {
+        OpCode::InstanceSetParams(op) => Some(&op.disks.0),
+        _ => None,
+    });
+    let readable = |params: &model::param::Dict| {
+        let mode = params.get("mode").and_then(Value::as_str);
+        let size = params.get("size").and_then(Value::as_str);
+        mode.is_none_or(|mode| ["ro", "rw"].contains(&mode))
+            && size.is_none_or(|size| model::units::parse_unit(size).is_ok())
+    };
+    if changes.flatten().all(|change| readable(&change.params)) {
+        return Ok(());
+    }
+    let text =
+        "Failed to parse request: SubmitJob: Can't parse value for 'disks': Unable to read String";
+    Err(GanetiError::new(ErrorClass::RequestError, text))
+}
+
 #[async_trait]
 impl Engine for EmbeddedEngine {
     fn compat(&self) -> Compat {
@@ -346,6 +367,7 @@ impl Engine for EmbeddedEngine {
     }
 
     async fn submit_job(&self, ops: Vec<Op>) -> Result<JobId> {
+        check_disks_readable(&ops)?;
         self.queue.submit(ops).await
     }
 
@@ -363,7 +385,7 @@ impl Engine for EmbeddedEngine {
     ) -> Result<Option<JobChange>> {
         let compat = self.shared.compat;
         let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
-        let values = |job: &Job| query::job_values(job, &fields, compat);
+        let values = |job: &Job| Ok(query::job_values_seen(job, &fields, compat));
         self.queue.wait_for_change(id, values, previous, serial, timeout).await
     }
 

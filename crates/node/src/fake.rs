@@ -861,12 +861,18 @@ impl Node for FakeNode {
         self.can_hotplug(instance).await
     }
 
+    /// It has the bridges that the cluster's own settings name.
+    async fn missing_bridges(&self, wanted: &[String], named: &[String]) -> Result<Vec<String>> {
+        Ok(wanted.iter().filter(|bridge| !named.contains(bridge)).cloned().collect())
+    }
+
     async fn can_hotplug(&self, instance: &InstanceSpec) -> Result<()> {
         self.enter(Verb::CanHotplug, Some(&instance.name)).await?;
         if instance.hypervisor == Hypervisor::Kvm {
             return Ok(());
         }
-        let text = "Hotplug is not supported: Hotplug is not supported by this hypervisor";
+        let text = "Hotplug is not supported: Hotplug is not supported by this hypervisor: Hotplug is not supported: Hotplug is not \
+             supported by this hypervisor";
         Err(NodeError::Unsupported(text.into()))
     }
 

@@ -277,6 +277,8 @@ pub trait Node: Send + Sync + 'static {
         index: usize,
     ) -> Result<()>;
     /// Whether devices of the instance as it runs can be changed.
+    /// Which of these bridges the node lacks; `named` are those that the cluster's own settings name.
+    async fn missing_bridges(&self, wanted: &[String], named: &[String]) -> Result<Vec<String>>;
     async fn can_hotplug(&self, instance: &InstanceSpec) -> Result<()>;
     fn console(&self, instance: &InstanceSpec) -> Console;
     /// Checks hypervisor parameters that depend on the node: that files they name exist, and so on.

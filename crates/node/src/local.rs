@@ -419,6 +419,11 @@ impl Node for LocalNode {
         Err(later("changing devices of a running instance"))
     }
 
+    /// None: bridges are not used yet, and an instance that needs one is refused when it is started.
+    async fn missing_bridges(&self, _wanted: &[String], _named: &[String]) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     async fn can_hotplug(&self, _instance: &InstanceSpec) -> Result<()> {
         Err(later("changing devices of a running instance"))
     }

@@ -93,6 +93,13 @@ pub(crate) fn told<L: Opcode>(op: &L, config: &Config, compat: Compat) -> Option
         let name = dict.get("group_name").and_then(Value::as_str).unwrap_or_default();
         group(config, name).ok()?;
     }
+    // The instance comes first: when it is not known, no other name is looked up.
+    if let Some(("instance_name", _)) = named.first()
+        && let Some(name) = dict.get("instance_name").and_then(Value::as_str)
+        && known("instance_name", name).is_none()
+    {
+        return None;
+    }
     let mut changed = false;
     for (param, uuid) in named {
         let name = dict.get(*param).and_then(Value::as_str);

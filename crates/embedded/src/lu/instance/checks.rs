@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use model::config::{Config, Disk, Instance};
+use model::config::{Config, Disk, Instance, Nic};
 use model::error::{ErrorCode, GanetiError, Result};
 use model::name::Uuid;
 use model::param::{AdminState, Dict, DiskTemplate, Hypervisor, StorageType};
@@ -164,6 +164,54 @@ pub(crate) fn node_vm_capable(config: &Config, node: &Uuid) -> Result<()> {
             Err(GanetiError::wrong_state(format!("Can't use non-vm_capable node {node}")))
         }
         _ => Ok(()),
+    }
+}
+
+/// Refuses NICs whose bridges the node does not have (Ganeti 3.0, `CheckNicsBridgesExist`).
+pub(crate) async fn nic_bridges(cx: &Cx, node: &Uuid, nics: &[Nic]) -> Result<()> {
+    let config = cx.config();
+    let wanted: Vec<String> = nics
+        .iter()
+        .filter_map(|nic| bridge(&params::nic::fill(&config.cluster, &nic.nicparams)))
+        .collect();
+    missing_bridges(cx, node, &wanted).await.map_err(|text| {
+        let name = config.node_name(node);
+        let text = format!("Error checking bridges on destination node '{name}': {text}");
+        GanetiError::prereq(text, ErrorCode::EnvironmentError)
+    })
+}
+
+/// The bridge that filled NIC parameters name.
+pub(crate) fn bridge(filled: &Dict) -> Option<String> {
+    let text = |name: &str| filled.get(name).and_then(Value::as_str);
+    (text("mode") == Some("bridged")).then(|| text("link").unwrap_or_default().to_owned())
+}
+
+/// Asks a node for bridges; why not all of them are there.
+pub(crate) async fn missing_bridges(
+    cx: &Cx,
+    node: &Uuid,
+    wanted: &[String],
+) -> std::result::Result<(), String> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let config = cx.config();
+    let defaults = bridge(&params::nic::fill(&config.cluster, &Dict::new()));
+    let links = config.groups.values().flat_map(|group| group.networks.values());
+    let named: Vec<String> = links
+        .filter(|link| link.mode == "bridged")
+        .map(|link| link.link.clone())
+        .chain(defaults)
+        .collect();
+    let missing = match cx.node(node).await {
+        Ok(found) => found.missing_bridges(wanted, &named).await,
+        Err(error) => Err(error),
+    };
+    match missing {
+        Ok(missing) if missing.is_empty() => Ok(()),
+        Ok(missing) => Err(format!("Missing bridges {}", missing.join(", "))),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -26,6 +26,8 @@ use crate::lu::{Cx, Hooks, Level, Locks, LogicalUnit, expand, tags};
 const NEED_PORT: &[Hypervisor] = &[Hypervisor::Kvm, Hypervisor::XenHvm];
 /// Templates that take disks over that are there already, and the one that does nothing else.
 const MAY_ADOPT: &[DiskTemplate] = &[DiskTemplate::Plain, DiskTemplate::Blockdev];
+/// Where exports lie on a node, as clients are told (Ganeti 3.0, `pathutils.EXPORT_DIR`).
+const EXPORT_DIR: &str = "/var/lib/ganeti/export";
 /// Where devices that are taken over must lie.
 const ADOPTABLE_ROOT: &str = "/dev/disk/";
 
@@ -115,6 +117,33 @@ fn check_disks(op: &mut InstanceCreate, config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// Adds the NIC on the communication network, unless it is there already.
+fn add_communication(op: &mut InstanceCreate, config: &Config) {
+    let name = format!("ganeti:communication:{}", op.instance_name);
+    if op.nics.iter().any(|nic| nic.get("name").and_then(Value::as_str) == Some(&name)) {
+        return;
+    }
+    let network = &config.cluster.instance_communication_network;
+    let nic = json!({"name": name, "mac": "generate", "ip": "pool", "network": network});
+    if let Value::Object(nic) = nic {
+        op.nics.push(NicSpec(nic));
+    }
+}
+
+/// The opcode as a job shows it, with the place of the export that is imported.
+fn shown(op: &InstanceCreate) -> InstanceCreate {
+    let mut op = op.clone();
+    if op.mode == CreateMode::Import {
+        let path = op.src_path.as_deref().unwrap_or(&op.instance_name).to_owned();
+        let path = match op.src_node.is_some() && !is_absolute(&path) {
+            true => format!("{EXPORT_DIR}/{path}"),
+            false => path,
+        };
+        op.src_path = NonEmpty::new(path);
+    }
+    op
+}
+
 fn check_nics(op: &mut InstanceCreate) -> Result<()> {
     let names = op.nics.iter().map(|nic| nic.get("name").and_then(Value::as_str));
     layout::check_names("NIC", names, &[])?;
@@ -129,7 +158,7 @@ fn check_nics(op: &mut InstanceCreate) -> Result<()> {
 
 /// Either nodes are named, or an allocator is: the cluster's where none is.
 fn check_allocator(op: &mut InstanceCreate, cx: &Cx) -> Result<()> {
-    op.iallocator = iallocator_or_node(cx, op.iallocator.take(), op.pnode.is_some())?;
+    op.iallocator = iallocator_or_node(cx, op.iallocator.clone(), op.pnode.is_some())?;
     if op.pnode.is_some() {
         if template(op) == DiskTemplate::Drbd {
             if op.snode.is_none() {
@@ -293,6 +322,9 @@ impl LogicalUnit for InstanceCreate {
         if self.name_check {
             self.instance_name = resolve(cx, &self.instance_name).await?.name;
         }
+        if self.instance_communication {
+            add_communication(self, &cx.config());
+        }
         self.helper_startup_timeout.get_or_insert(HELPER_STARTUP);
         self.helper_shutdown_timeout.get_or_insert(HELPER_SHUTDOWN);
         check_nics(self)?;
@@ -365,6 +397,9 @@ impl LogicalUnit for InstanceCreate {
             self.file_storage_dir.as_deref(),
         )?;
         let mut op = self.clone();
+        if op.mode == CreateMode::Import {
+            cx.show(shown(&op));
+        }
         let source = import::read(cx, &mut op).await?;
         let plan = settle(&mut op, cx, &config, commit, file_dir, source).await?;
         check_nodes(&op, cx, &config, plan).await
@@ -558,7 +593,7 @@ async fn settle(
         )));
     }
     op.hypervisor = Some(hypervisor);
-    cx.show(op.clone());
+    cx.show(shown(op));
     for tag in &op.tags {
         tags::check_tag(tag)?;
     }
@@ -568,11 +603,11 @@ async fn settle(
     params::hv::check_syntax(hypervisor, &hv_full, cx.compat())?;
     params::hv::check_instance_level(&op.hvparams, cx.compat())?;
     let be_full = full_beparams(config, &mut op.beparams);
-    cx.show(op.clone());
+    cx.show(shown(op));
     let be_full = be_full?;
     let private = op.osparams_private.get_or_insert_default().0.clone();
     op.osparams_secret.get_or_insert_default();
-    cx.show(op.clone());
+    cx.show(shown(op));
     let os_full = params::os::fill_all(cluster, &os, &op.osparams, &private, &secrets(op))?;
     let mut private = private;
     if op.identify_defaults {
@@ -672,7 +707,7 @@ async fn check_nodes(
             pnode_uuid: NonEmpty::new(plan.primary.as_str()),
             snode: secondary.and_then(name),
             snode_uuid: secondary.and_then(|uuid| NonEmpty::new(uuid.as_str())),
-            ..op.clone()
+            ..shown(op)
         });
     }
     let refusals = [
@@ -905,6 +940,7 @@ async fn check_on_nodes(
 ) -> Result<()> {
     checks::hvparams(cx, nodes, plan.hypervisor, &plan.hv_full).await?;
     checks::osparams(cx, nodes, &plan.os, &plan.os_full, op.force_variant).await?;
+    checks::nic_bridges(cx, &plan.primary, &plan.nics).await?;
     checks::compression(config, &op.compress)
 }
 
@@ -1042,7 +1078,9 @@ async fn install(op: &InstanceCreate, cx: &Cx, plan: &Plan, uuid: &Uuid) -> Resu
         return Ok(());
     }
     cx.log("* running the instance OS create scripts...");
-    disks::assemble(cx, uuid, None, false).await?;
+    // Ganeti: they are up from their creation on, and known to be once the instance is started (3.0, instance_create.py).
+    let all: Vec<usize> = (0..instance.disks.len()).collect();
+    disks::assemble(cx, uuid, Some(&all), false).await?;
     let told = spec_of(cx, &instance);
     let answer = node.create_os(&told, false, &os_params, cx.script_output()).await;
     answer.map_err(|error| {

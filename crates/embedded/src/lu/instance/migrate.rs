@@ -197,6 +197,7 @@ async fn check(wanted: &Wanted<'_>, cx: &Cx) -> Result<Plan> {
         cx.info("Instance configured to always failover; fallback to failover");
         failover = true;
     }
+    checks::nic_bridges(cx, &target, &instance.nics).await?;
     if !wanted.cleanup {
         checks::node_not_drained(&config, &target)?;
         if !failover {

@@ -50,7 +50,7 @@ impl LogicalUnit for InstanceRecreateDisks {
         }
         // Where neither is given the disks stay where they are, whatever the cluster's allocator is.
         if self.iallocator.is_some() || !self.nodes.is_empty() {
-            let named = self.iallocator.take();
+            let named = self.iallocator.clone();
             self.iallocator = create::iallocator_or_node(cx, named, !self.nodes.is_empty())?;
         }
         for (index, changes) in &mut self.disks.0 {

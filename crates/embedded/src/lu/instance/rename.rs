@@ -28,6 +28,7 @@ impl LogicalUnit for InstanceRename {
         if self.name_check {
             // A name that is not known is refused before the new one is looked up.
             find(cx, &self.instance_name, self.instance_uuid.as_deref())?;
+            cx.show(self.clone());
             let host = create::resolve(cx, &self.new_name).await?;
             if self.ip_check {
                 create::check_unused(cx, &host, &host.name).await?;

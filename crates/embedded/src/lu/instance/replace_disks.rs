@@ -47,7 +47,7 @@ impl LogicalUnit for InstanceReplaceDisks {
                     "When changing the secondary either an iallocator script must be used or the new node given",
                 ));
             }
-            let named = self.iallocator.take();
+            let named = self.iallocator.clone();
             self.iallocator = create::iallocator_or_node(cx, named, self.remote_node.is_some())?;
         } else if self.remote_node.is_some() || self.iallocator.is_some() {
             return Err(GanetiError::wrong_input(

@@ -51,6 +51,7 @@ impl LogicalUnit for InstanceStartup {
             return Ok(Plan { instance, only_mark: true, hvparams, beparams });
         }
         checks::node_online(&config, &instance.primary_node)?;
+        checks::nic_bridges(cx, &instance.primary_node, &instance.nics).await?;
         if checks::running(cx, &instance)?.is_none() {
             let memory = params::fill(&told.beparams, &beparams);
             let reason = format!("starting instance {}", instance.name);

@@ -211,7 +211,7 @@ impl Mover<'_> {
         let uuid = &self.instance().meta.uuid;
         self.cx
             .commit(|draft| {
-                draft.edit_instance(uuid, |instance| instance.primary_node = target.clone());
+                draft.move_instance(uuid, target.clone());
                 Ok(())
             })
             .await

@@ -56,20 +56,20 @@ pub(super) fn check(
     cx: &Cx,
     op: &InstanceSetParams,
     instance: &Instance,
-    mut changes: Vec<ItemChange>,
+    changes: &mut [ItemChange],
     hotplug: bool,
-) -> Result<Vec<ItemChange>> {
+) -> Result<()> {
     let config = cx.config();
     let exclusive =
         nodes_of(&config, instance).iter().any(|uuid| create::exclusive_storage(&config, uuid));
-    for change in &mut changes {
+    for change in &mut *changes {
         check_empty("disk", change)?;
         check_one(cx, op, &config, instance, change, exclusive, hotplug)?;
     }
     let mut names: Vec<Option<String>> =
         config.instance_disks(instance).iter().map(|disk| disk.name.clone()).collect();
     let mut now = config.instance_disks(instance);
-    for change in &changes {
+    for change in changes.iter() {
         match change.action.as_str() {
             "add" | "attach" => {
                 let at = place("disk", &change.identifier, now.len())?;
@@ -100,7 +100,24 @@ pub(super) fn check(
             "Instance has too many disks ({MAX_DISKS}), cannot add more"
         )));
     }
-    Ok(changes)
+    Ok(())
+}
+
+/// The changes as a job shows them: a new disk with its type, nothing that has no value.
+pub(super) fn shown(
+    config: &Config,
+    instance: &Instance,
+    changes: &[ItemChange],
+) -> Vec<ItemChange> {
+    let template = super::super::disk_template(config, instance);
+    let mut changes = changes.to_vec();
+    for change in &mut changes {
+        change.params.retain(|_, value| !value.is_null());
+        if change.action == "add" && !change.params.contains_key("dev_type") {
+            change.params.insert("dev_type".to_owned(), json!(template.as_str()));
+        }
+    }
+    changes
 }
 
 fn check_one(

@@ -19,7 +19,7 @@ use model::{params, python};
 use node::{Device, Hotplug};
 use serde_json::{Value, json};
 
-use super::{checks, find, hook_env, mark, nodes_of, spec_of};
+use super::{checks, disk_template, find, hook_env, mark, nodes_of, spec_of};
 use crate::lu::instance::{create, layout};
 use crate::lu::{Cx, Hooks, Level, Locks, LogicalUnit, expand};
 
@@ -77,7 +77,7 @@ impl LogicalUnit for InstanceSetParams {
             if template == DiskTemplate::Drbd {
                 self.iallocator = create::iallocator_or_node(
                     cx,
-                    self.iallocator.take(),
+                    self.iallocator.clone(),
                     self.remote_node.is_some(),
                 )?;
             } else if self.remote_node.take().is_some() {
@@ -132,23 +132,18 @@ impl LogicalUnit for InstanceSetParams {
     async fn check_prereq(&self, cx: &Cx) -> Result<Plan> {
         let instance = find(cx, &self.instance_name, self.instance_uuid.as_deref())?;
         let config = cx.config();
-        let disk_mods = disk_changes::look_up(&config, &instance, &self.disks)?;
+        let mut disk_mods = disk_changes::look_up(&config, &instance, &self.disks)?;
         let mut told = self.clone();
-        told.disks.0.clone_from(&disk_mods);
-        if told != *self {
-            cx.show(told.clone());
-        }
         check_primary(self, cx, &config, &instance)?;
         let hotplug = check_hotplug(self, cx, &instance).await?;
         let conversion = match self.disk_template {
             Some(template) => Some(convert::check(cx, self, &instance, template).await?),
             None => None,
         };
-        let disk_mods = disk_changes::check(cx, self, &instance, disk_mods, hotplug)?;
-        if told.disks.0 != disk_mods {
-            told.disks.0.clone_from(&disk_mods);
-            cx.show(told.clone());
-        }
+        let checked = disk_changes::check(cx, self, &instance, &mut disk_mods, hotplug);
+        told.disks.0 = disk_changes::shown(&config, &instance, &disk_mods);
+        cx.show(told.clone());
+        checked?;
         check_offline(self, cx, &instance)?;
         let nodes = nodes_of(&config, &instance);
         let mut plan = Plan {
@@ -171,7 +166,8 @@ impl LogicalUnit for InstanceSetParams {
         plan_osparams(self, cx, &mut plan, &nodes).await?;
         check_memory(self, cx, &config, &mut plan, &be_old)?;
         let communication = communication_change(self, &config, &plan.instance);
-        plan.nics = nic_changes::plan(cx, self, &plan.instance, communication, &mut plan.warnings)?;
+        plan.nics = nic_changes::plan(cx, self, &plan.instance, communication)?;
+        check_bridges(self, cx, &mut plan).await?;
         let mut filled = false;
         for (change, step) in told.nics.0.iter_mut().zip(plan.nics.iter().flat_map(|p| &p.steps)) {
             // A made-up address takes the place of the word that asked for it.
@@ -184,6 +180,11 @@ impl LogicalUnit for InstanceSetParams {
             cx.show(told.clone());
         }
         check_policy(self, &config, &plan)?;
+        let on_files = layout::FILE_BASED.contains(&disk_template(&config, &plan.instance));
+        if told.file_driver.is_none() && on_files && plan.disks.iter().any(|c| c.action == "add") {
+            told.file_driver = Some(FileDriver::Loop);
+            cx.show(told);
+        }
         Ok(plan)
     }
 
@@ -291,6 +292,24 @@ async fn check_hotplug(op: &InstanceSetParams, cx: &Cx, instance: &Instance) -> 
             Ok(false)
         }
     }
+}
+
+/// Refuses, or with `force` warns of, NICs on bridges that the primary does not have.
+async fn check_bridges(op: &InstanceSetParams, cx: &Cx, plan: &mut Plan) -> Result<()> {
+    let primary = &plan.instance.primary_node;
+    let steps = plan.nics.iter().flat_map(|nics| &nics.steps);
+    for step in steps.filter(|step| matches!(step.action, Hotplug::Add | Hotplug::Modify)) {
+        let Some(bridge) = checks::bridge(&step.nic.nicparams) else { continue };
+        if let Err(text) = checks::missing_bridges(cx, primary, &[bridge]).await {
+            let name = cx.config().node_name(primary).to_owned();
+            let text = format!("Error checking bridges on node '{name}': {text}");
+            if !op.force {
+                return Err(GanetiError::prereq(text, ErrorCode::EnvironmentError));
+            }
+            plan.warnings.push(text);
+        }
+    }
+    Ok(())
 }
 
 fn check_offline(op: &InstanceSetParams, cx: &Cx, instance: &Instance) -> Result<()> {

@@ -96,7 +96,6 @@ pub(super) fn plan(
     op: &InstanceSetParams,
     instance: &Instance,
     communication: Option<ItemChange>,
-    _warnings: &mut Vec<String>,
 ) -> Result<Option<Planned>> {
     let changes: Vec<ItemChange> = op.nics.iter().cloned().chain(communication).collect();
     if changes.is_empty() {
