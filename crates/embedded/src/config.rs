@@ -299,13 +299,12 @@ impl Draft<'_> {
         self.put_instance(instance);
     }
 
-    /// Marks addresses of a network as used or free. Ganeti: this counts as no change of the network (3.0,
-    /// `_UnlockedCommitIp`).
-    pub fn mark_addresses(&mut self, uuid: &Uuid, mark: impl FnOnce(&mut Network)) {
-        let Some(network) = self.config.networks.get(uuid) else { return };
-        let mut network = Network::clone(network);
-        mark(&mut network);
-        self.put_network(network);
+    /// Gives an instance another name. Ganeti: this counts as no change of the instance (3.0, `RenameInstance`).
+    pub fn rename_instance(&mut self, uuid: &Uuid, name: &str) {
+        let Some(instance) = self.config.instances.get(uuid) else { return };
+        let mut instance = Instance::clone(instance);
+        name.clone_into(&mut instance.name);
+        self.put_instance(instance);
     }
 
     /// Notes that a child of the cluster was added or removed (cluster.md §1).

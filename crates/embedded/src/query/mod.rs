@@ -82,7 +82,6 @@ fn unknown_resource(call: &str, resource: &str, request: &Value) -> GanetiError 
     if let Some(known) = match resource {
         "cluster" => Some("QRCluster"),
         "os" => Some("QROs"),
-        "extstorage" => Some("QRExtstorage"),
         _ => None,
     } {
         let text = format!("{call} 'ItemTypeOpCode {known}' not supported");

@@ -255,16 +255,26 @@ impl Source {
         let node = cx.node(&instance.primary_node).await;
         let node = node.map_err(|error| GanetiError::exec(error.to_string()))?;
         let name = cx.config().node_name(&instance.primary_node).to_owned();
-        disks::assemble(cx, &instance.meta.uuid, None, false).await?;
+        let all: Vec<usize> = (0..instance.disks.len()).collect();
+        disks::assemble(cx, &instance.meta.uuid, Some(&all), false).await?;
+        let source = cx.config().node_name(&self.node).to_owned();
         let told = spec_of(cx, instance);
         let mut all_well = true;
         for (at, image) in self.images.iter().enumerate() {
             let Some(image) = image else { continue };
+            cx.log(&format!("Exporting disk/{at} from {source} to {name}"));
+            cx.log(&format!("disk/{at} is now listening, starting export"));
             let answer =
                 node.import_disk(&told, at, image, &op.compress, params, cx.script_output()).await;
-            if let Err(error) = answer {
-                cx.warn(&format!("import disk/{at} failed: {error}"));
-                all_well = false;
+            match answer {
+                Ok(()) => {
+                    cx.log(&format!("disk/{at} finished receiving data"));
+                    cx.log(&format!("disk/{at} finished sending data"));
+                }
+                Err(error) => {
+                    cx.warn(&format!("import disk/{at} failed: {error}"));
+                    all_well = false;
+                }
             }
         }
         if !all_well {

@@ -27,8 +27,8 @@ impl LogicalUnit for InstanceRename {
         }
         if self.name_check {
             // A name that is not known is refused before the new one is looked up.
-            find(cx, &self.instance_name, self.instance_uuid.as_deref())?;
-            cx.show(self.clone());
+            let found = find(cx, &self.instance_name, self.instance_uuid.as_deref())?;
+            self.instance_uuid = NonEmpty::new(found.meta.uuid.as_str());
             let host = create::resolve(cx, &self.new_name).await?;
             if self.ip_check {
                 create::check_unused(cx, &host, &host.name).await?;
@@ -99,7 +99,7 @@ async fn write(cx: &Cx, instance: &Instance, new_name: &str) -> Result<Vec<(Disk
         .filter(|disk| NAMED_FILES.contains(&disk.dev_type))
         .collect();
     cx.commit(|draft| {
-        draft.edit_instance(uuid, |instance| instance.name = new_name.to_owned());
+        draft.rename_instance(uuid, new_name);
         if new_name != instance.name {
             for disk in &named {
                 draft.edit_disk(&disk.meta.uuid, uuid, |disk| rename_path(disk, new_name));

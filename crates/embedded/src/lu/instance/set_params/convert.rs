@@ -273,6 +273,8 @@ async fn exchange(
         draft.edit_instance(instance, |instance| {
             instance.disks = new.iter().map(|disk| disk.meta.uuid.clone()).collect();
             instance.disk_template = template;
+            // Ganeti: each disk that goes or comes counts as a change (3.0, `RemoveInstanceDisk`, `AddInstanceDisk`).
+            instance.meta.serial_no += (old.len() + new.len()).saturating_sub(1) as u64;
         });
         let kept = |uuid: &Uuid| new.iter().any(|disk| disk.meta.uuid == *uuid);
         for disk in old.iter().filter(|disk| !kept(&disk.meta.uuid)) {

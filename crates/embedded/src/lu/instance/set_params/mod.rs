@@ -93,6 +93,10 @@ impl LogicalUnit for InstanceSetParams {
         if self.file_driver.is_none() && file_based {
             self.file_driver = Some(FileDriver::Loop);
         }
+        // Ganeti: the new primary is looked up before the instance is (3.0, `CheckArguments`).
+        if let Some(name) = &self.pnode {
+            expand::node(&cx.config(), name, self.pnode_uuid.as_deref())?;
+        }
         for change in &mut self.nics.0 {
             changes::check_empty("NIC", change)?;
             nic_changes::check(change)?;
