@@ -315,13 +315,21 @@ fn all_objects(config: &Config) -> Vec<Change> {
 }
 
 /// Refuses filter rules that mean nothing, as LUXI's parser does.
-fn check_rule(rule: &FilterRule) -> Result<()> {
+fn check_rule(uuid: Option<&str>, rule: &FilterRule) -> Result<()> {
     let refuse = |what: String| {
         let text = format!("Failed to parse request: {what}");
         Err(GanetiError::new(ErrorClass::RequestError, text))
     };
     if !rules::is_action(&rule.action) {
-        return refuse(format!("invalid filter action {}", rule.action));
+        let request =
+            serde_json::json!([uuid, rule.priority, rule.predicates, rule.action, rule.reason]);
+        let is_rate = rule.action.get(0).is_some_and(|name| name == "RATE_LIMIT");
+        let why = match is_rate {
+            true => "RATE_LIMIT argument must be a positive integer".to_owned(),
+            false => format!("malformed FilterAction JSON: {}", rule.action),
+        };
+        let request = model::query::filter::pretty(&request);
+        return refuse(format!("Cannot convert value '{request}', error: {why}"));
     }
     let Some(predicates) = rule.predicates.as_array() else {
         return refuse("the predicates are not a list".to_owned());
@@ -510,7 +518,7 @@ impl Engine for EmbeddedEngine {
     }
 
     async fn replace_filter(&self, uuid: Option<String>, rule: FilterRule) -> Result<Uuid> {
-        check_rule(&rule)?;
+        check_rule(uuid.as_deref(), &rule)?;
         let watermark = self.queue.last_id();
         let mut trail = rule.reason.as_array().cloned().unwrap_or_default();
         trail.push(json!(["luxid", "", self.shared.env.now().as_nanos()]));

@@ -42,7 +42,7 @@ impl Action {
             },
             Value::Array(parts) => match parts.as_slice() {
                 [Value::String(name), limit] if name == "RATE_LIMIT" => {
-                    limit.as_u64().map(Self::RateLimit)
+                    limit.as_u64().filter(|limit| *limit > 0).map(Self::RateLimit)
                 }
                 _ => None,
             },
