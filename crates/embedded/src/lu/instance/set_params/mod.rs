@@ -170,17 +170,15 @@ impl LogicalUnit for InstanceSetParams {
         plan_osparams(self, cx, &mut plan, &nodes).await?;
         check_memory(self, cx, &config, &mut plan, &be_old)?;
         let communication = communication_change(self, &config, &plan.instance);
-        plan.nics = nic_changes::plan(cx, self, &plan.instance, communication)?;
-        check_bridges(self, cx, &mut plan).await?;
-        let mut filled = false;
-        for (change, step) in told.nics.0.iter_mut().zip(plan.nics.iter().flat_map(|p| &p.steps)) {
-            // A made-up address takes the place of the word that asked for it.
-            if change.params.get("mac").is_some_and(|mac| mac != &json!(step.nic.mac)) {
-                change.params.insert("mac".to_owned(), json!(step.nic.mac));
-                filled = true;
-            }
+        // Made-up and reserved addresses take the place of the words that asked for them, unless a bridge is missing.
+        let nics = &mut told.nics.0;
+        let planned = nic_changes::plan(cx, self, &plan.instance, communication, nics);
+        if planned.is_err() && told.nics != self.nics {
+            cx.show(told.clone());
         }
-        if filled {
+        plan.nics = planned?;
+        check_bridges(self, cx, &mut plan).await?;
+        if told.nics != self.nics {
             cx.show(told.clone());
         }
         check_policy(self, &config, &plan)?;

@@ -96,6 +96,7 @@ pub(super) fn plan(
     op: &InstanceSetParams,
     instance: &Instance,
     communication: Option<ItemChange>,
+    told: &mut [ItemChange],
 ) -> Result<Option<Planned>> {
     let changes: Vec<ItemChange> = op.nics.iter().cloned().chain(communication).collect();
     if changes.is_empty() {
@@ -104,17 +105,18 @@ pub(super) fn plan(
     let config = cx.config();
     let mut now = instance.nics.clone();
     let mut steps = Vec::new();
-    for change in &changes {
+    for (at, change) in changes.iter().enumerate() {
+        let told = told.get_mut(at).map(|change| &mut change.params);
         let step = match change.action.as_str() {
             "add" => {
                 let at = place("NIC", &change.identifier, now.len())?;
-                let step = add(cx, op, &config, instance, change, at)?;
+                let step = add(cx, op, &config, instance, (change, told), at)?;
                 now.insert(at, step.nic.clone());
                 step
             }
             "modify" => {
                 let at = find("NIC", &change.identifier, &now)?;
-                let step = modify(cx, op, &config, instance, change, at, &now[at])?;
+                let step = modify(cx, op, &config, instance, (change, told), at, &now[at])?;
                 now[at] = step.nic.clone();
                 step
             }
@@ -149,7 +151,7 @@ fn add(
     op: &InstanceSetParams,
     config: &Config,
     instance: &Instance,
-    change: &ItemChange,
+    (change, told): (&ItemChange, Option<&mut Dict>),
     at: usize,
 ) -> Result<Step> {
     let blank = Nic {
@@ -160,7 +162,7 @@ fn add(
         network: None,
         nicparams: Dict::new(),
     };
-    let settled = settle(cx, op, config, instance, &change.params, &blank)?;
+    let settled = settle(cx, op, config, instance, (&change.params, told), &blank)?;
     let mut nic = settled.nic;
     nic.name = change.params.get("name").and_then(Value::as_str).map(str::to_owned);
     nic.nicparams = settled.filled.clone();
@@ -182,11 +184,11 @@ fn modify(
     op: &InstanceSetParams,
     config: &Config,
     instance: &Instance,
-    change: &ItemChange,
+    (change, told): (&ItemChange, Option<&mut Dict>),
     at: usize,
     old: &Nic,
 ) -> Result<Step> {
-    let settled = settle(cx, op, config, instance, &change.params, old)?;
+    let settled = settle(cx, op, config, instance, (&change.params, told), old)?;
     let mut nic = settled.nic;
     let mut notes = Vec::new();
     if change.params.contains_key("mac") || nic.mac != old.mac {
@@ -219,15 +221,18 @@ struct Settled {
     filled: Dict,
 }
 
-/// What a change makes of a NIC: its network, parameters, MAC and address (Ganeti 3.0, `_PrepareNicModification`).
+/// What a change makes of a NIC: its network, parameters, MAC and address (Ganeti 3.0, `_PrepareNicModification`). The
+/// addresses are noted in what is told of the change, as far as it comes.
 fn settle(
     cx: &Cx,
     op: &InstanceSetParams,
     config: &Config,
     instance: &Instance,
-    change: &Dict,
+    (change, told): (&Dict, Option<&mut Dict>),
     old: &Nic,
 ) -> Result<Settled> {
+    let mut untold = Dict::new();
+    let told = told.unwrap_or(&mut untold);
     let primary = &instance.primary_node;
     let network = match change.get("network") {
         None => old.network.clone(),
@@ -274,6 +279,9 @@ fn settle(
         _ => {}
     }
     nic.mac = settle_mac(cx, config, change, old, network.as_ref())?;
+    if change.contains_key("mac") || nic.mac != old.mac {
+        told.insert("mac".to_owned(), json!(nic.mac));
+    }
     nic.ip = settle_ip(
         cx,
         op,
@@ -284,6 +292,9 @@ fn settle(
         primary,
         asked("link") || asked("mode"),
     )?;
+    if nic.ip.is_some() && change.contains_key("ip") {
+        told.insert("ip".to_owned(), json!(nic.ip));
+    }
     nic.network = network;
     Ok(Settled { nic, filled })
 }
