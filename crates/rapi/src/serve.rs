@@ -1,4 +1,4 @@
-//! The server: listens, accepts, speaks TLS and HTTP, stops. What a request is answered with is in [`crate::door`].
+//! The server: listens, accepts, speaks TLS and HTTP, stops. What a request is answered with is in `door.rs`.
 //!
 //! ```text
 //! run ─┬─ accept (one task per address) ─┬─ converse (one task per connection)

@@ -86,7 +86,7 @@ struct Inner {
 }
 
 impl Queue {
-    /// A queue with the jobs that a store holds; call [`Queue::start`] when everything else is in place.
+    /// A queue with the jobs that a store holds; call [`Queue::recover`] and [`Queue::pump`] when everything else is in place.
     pub(crate) fn open(shared: Arc<Shared>, store: Arc<Store>) -> Result<Arc<Self>, StoreError> {
         let last_id = store.read(|reader| reader.last_id())?;
         let drained = store.read(|reader| reader.setting(DRAINED))?.is_some();

@@ -2,6 +2,8 @@
 //!
 //! `RAPID_MUTATE_SECONDS` says how long to go on, by default a second; `RAPID_MUTATE_SEED` where to begin.
 
+#![expect(clippy::panic, reason = "a test says so loudly")]
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
