@@ -316,35 +316,61 @@ fn all_objects(config: &Config) -> Vec<Change> {
 
 /// Refuses filter rules that mean nothing, as LUXI's parser does.
 fn check_rule(uuid: Option<&str>, rule: &FilterRule) -> Result<()> {
-    let refuse = |what: String| {
-        let text = format!("Failed to parse request: {what}");
+    let is_uuid = |text: &str| {
+        text.len() == 36 && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+    };
+    if uuid.is_some_and(|uuid| !is_uuid(uuid)) {
+        return Err(GanetiError::new(ErrorClass::GenericError, "Unable to parse UUID"));
+    }
+    let refuse = |why: String| {
+        let request =
+            serde_json::json!([uuid, rule.priority, rule.predicates, rule.action, rule.reason]);
+        let request = model::query::filter::pretty(&request);
+        let text =
+            format!("Failed to parse request: Cannot convert value '{request}', error: {why}");
         Err(GanetiError::new(ErrorClass::RequestError, text))
     };
     if !rules::is_action(&rule.action) {
-        let request =
-            serde_json::json!([uuid, rule.priority, rule.predicates, rule.action, rule.reason]);
         let is_rate = rule.action.get(0).is_some_and(|name| name == "RATE_LIMIT");
-        let why = match is_rate {
+        return refuse(match is_rate {
             true => "RATE_LIMIT argument must be a positive integer".to_owned(),
             false => format!("malformed FilterAction JSON: {}", rule.action),
-        };
-        let request = model::query::filter::pretty(&request);
-        return refuse(format!("Cannot convert value '{request}', error: {why}"));
+        });
     }
-    let Some(predicates) = rule.predicates.as_array() else {
-        return refuse("the predicates are not a list".to_owned());
-    };
-    for predicate in predicates {
-        match predicate.as_array().map(Vec::as_slice) {
-            Some([Value::String(name), expression])
-                if ["jobid", "opcode", "reason"].contains(&name.as_str()) =>
-            {
-                model::query::filter::parse("filter", &[], expression)?;
-            }
-            _ => return refuse(format!("invalid filter predicate {predicate}")),
+    for predicate in rule.predicates.as_array().into_iter().flatten() {
+        let (name, rest) = match predicate.as_array().and_then(|parts| parts.split_first()) {
+            Some((Value::String(name), rest)) => (name.as_str(), rest),
+            _ => return refuse(format!("malformed FilterPredicate: {predicate}")),
+        };
+        let [expression] = rest else {
+            let rest = Value::from(rest);
+            return refuse(format!(
+                "malformed FilterPredicate: bad parameter list for '{name}' predicate: {rest}"
+            ));
+        };
+        if !["jobid", "opcode", "reason"].contains(&name) {
+            let rest = Value::from(rest);
+            return refuse(format!(
+                "malformed FilterPredicate: bad parameter list for '{name}' predicate: {rest}"
+            ));
+        }
+        if let Err(error) = model::query::filter::parse("filter", &[], expression) {
+            let text = error.to_string();
+            let why = text.rsplit_once("', error: ").map_or(text.as_str(), |(_, why)| why);
+            return refuse(why.to_owned());
         }
     }
     Ok(())
+}
+
+/// Predicates as they are kept: equality is spelled `==` (Ganeti 3.0, qlang.hs), whichever way it was given.
+fn spelled(value: &Value) -> Value {
+    let Some(parts) = value.as_array() else { return value.clone() };
+    let spell = |(at, part): (usize, &Value)| match part.as_str() {
+        Some("=") if at == 0 => Value::from("=="),
+        _ => spelled(part),
+    };
+    parts.iter().enumerate().map(spell).collect()
 }
 
 /// Refuses changes of disks that the master daemon cannot read, as it does before there is a job (Ganeti 3.0,
@@ -528,7 +554,7 @@ impl Engine for EmbeddedEngine {
                 uuid: uuid.clone(),
                 watermark,
                 priority: rule.priority,
-                predicates: rule.predicates,
+                predicates: spelled(&rule.predicates),
                 action: rule.action,
                 reason_trail: Value::Array(trail),
             });

@@ -100,6 +100,14 @@ pub(crate) fn told<L: Opcode>(op: &L, config: &Config, compat: Compat) -> Option
     {
         return None;
     }
+    // Ganeti: a name that is taken is refused before nodes are looked up (3.0, instance_create.py `ExpandNames`).
+    if L::ID == OpId::InstanceCreate
+        && dict.get("commit") != Some(&Value::Bool(true))
+        && let Some(name) = dict.get("instance_name").and_then(Value::as_str)
+        && config.instance_by_name(name).is_some()
+    {
+        return None;
+    }
     let mut changed = false;
     for (param, uuid) in named {
         let name = dict.get(*param).and_then(Value::as_str);
