@@ -85,6 +85,8 @@ struct Outcome {
 impl Test {
     /// Runs the parts, prints a line for each, and fails when one failed.
     pub(crate) fn run(&self) -> Result<()> {
+        // Asked for before anything is built: building may put another file in the place of this program.
+        let program = std::env::current_exe().context("this program is nowhere")?;
         let known = |name: &str| name == "check" || PARTS.iter().any(|part| part.name == name);
         if let Some(name) = self.names.iter().find(|name| !known(name)) {
             bail!("there is no part '{name}'");
@@ -108,14 +110,14 @@ impl Test {
         }
         if !parts.is_empty() {
             build()?;
-            outcomes.extend(side_by_side(&parts)?);
+            outcomes.extend(side_by_side(&program, &parts)?);
         }
         summary(&outcomes, begun.elapsed().as_secs_f64())
     }
 }
 
 /// Runs parts, each in a process of its own with its output in a file, which is shown when the part failed.
-fn side_by_side(parts: &[&Part]) -> Result<Vec<Outcome>> {
+fn side_by_side(program: &Path, parts: &[&Part]) -> Result<Vec<Outcome>> {
     let logs = root().join("target/system");
     std::fs::create_dir_all(&logs).with_context(|| logs.display().to_string())?;
     let left = Mutex::new(parts.iter());
@@ -126,7 +128,7 @@ fn side_by_side(parts: &[&Part]) -> Result<Vec<Outcome>> {
             let Some(part) = next else { return Ok(()) };
             let log = logs.join(format!("{}.log", part.name));
             // A part that is run alone is watched by somebody.
-            let outcome = one(part, (parts.len() > 1).then_some(log.as_path()))?;
+            let outcome = one(program, part, (parts.len() > 1).then_some(log.as_path()))?;
             done.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
         }
     };
@@ -140,9 +142,9 @@ fn side_by_side(parts: &[&Part]) -> Result<Vec<Outcome>> {
     Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn one(part: &Part, log: Option<&Path>) -> Result<Outcome> {
+fn one(program: &Path, part: &Part, log: Option<&Path>) -> Result<Outcome> {
     let begun = Instant::now();
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(program);
     command.args(["test", "--prepared", part.name]).stdin(Stdio::null());
     if let Some(log) = log {
         let file = File::create(log).with_context(|| log.display().to_string())?;
