@@ -347,7 +347,13 @@ impl Cluster {
         }
         let load = self.loads[index].clone();
         self.lift(index, &load);
-        let verdict = self.nodes[secondary].fits_primary(&load, self.options);
+        let mut verdict = self.nodes[secondary].fits_primary(&load, self.options);
+        let home = &self.nodes[primary];
+        if verdict.is_ok() && !home.offline {
+            // The old primary keeps memory for it from now on; one that is offline has none to keep.
+            let after = home.with_secondary(&load, Some(secondary));
+            verdict = home.fits_secondary(&load, &after, self.options);
+        }
         let (new, old) = if verdict.is_ok() { (secondary, primary) } else { (primary, secondary) };
         self.set_down(index, &load, new, Some(old));
         verdict.map_err(|fail| Refusal(fail.as_str().to_owned()))
