@@ -421,6 +421,8 @@ async fn a_store_that_cannot_be_written_refuses_jobs_and_recovers() {
     let rig = rig();
     let running = rig.submit(long()).await;
     rig.until(running, Status::Running).await;
+    // The job waits for its running mark to be durable before it acts; it is past that here.
+    rig.queue.store.barrier().await.unwrap();
     rig.memory.fail(Some("database or disk is full"));
     let refused = rig.queue.submit(vec![op(&tag())]).await.unwrap_err();
     assert_eq!(refused.class, ErrorClass::JobQueueError);
