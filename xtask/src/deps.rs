@@ -15,10 +15,11 @@ const PICTURE: &[(&str, &[&str])] = &[
     ("node", &["model"]),
     ("rapi", &["model"]),
     ("embedded", &["model", "placement", "node"]),
-    ("rapid", &["model", "placement", "node", "embedded", "rapi"]),
+    ("luxi", &["model"]),
+    ("rapid", &["model", "placement", "node", "embedded", "rapi", "luxi"]),
     // Judges a daemon by recordings of another, so it knows neither.
     ("transcript", &[]),
-    ("xtask", &["model", "placement", "node", "embedded", "rapi", "transcript"]),
+    ("xtask", &["model", "placement", "node", "embedded", "rapi", "luxi", "transcript"]),
 ];
 
 /// Licences that let everybody use, change and pass on what we build.

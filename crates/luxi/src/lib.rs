@@ -1,0 +1,8 @@
+//! LUXI, the protocol between Ganeti's tools and its master daemon: JSON messages over a UNIX socket, each ended by one byte.
+//!
+//! [`frame`] cuts the stream into messages, [`message`] says what is in one, [`method`] names the calls. What speaks the
+//! protocol in either direction is built of these.
+
+pub mod frame;
+pub mod message;
+pub mod method;
