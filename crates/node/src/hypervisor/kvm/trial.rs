@@ -108,7 +108,11 @@ async fn judge(file: &Path, kernel: &Path, initrd: &Path) -> Verdict {
 async fn boot(kernel: &Path, initrd: &Path) -> (bool, String) {
     let Some(program) = find_qemu() else { return (false, "QEMU is not installed".into()) };
     let append = format!("console=ttyS0 quiet panic=-1 {}", tiny::TRIAL_FLAG);
-    let said = Process::new(program, TRIAL_LIMIT)
+    // A daemon that is killed must not leave a guest behind that never ends: `timeout` lives on and ends it.
+    let seconds = (TRIAL_LIMIT * 2).as_secs().to_string();
+    let said = Process::new("timeout", TRIAL_LIMIT)
+        .args(["--foreground", "--signal=KILL", &seconds])
+        .args([&program])
         .args(["-nodefaults", "-no-user-config", "-machine", "pc", "-accel", "kvm", "-m", "128"])
         .args(["-display", "none", "-no-reboot", "-serial", "stdio"])
         .args([Path::new("-kernel"), kernel, Path::new("-initrd"), initrd])
