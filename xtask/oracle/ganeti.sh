@@ -2,13 +2,14 @@
 # A real Ganeti on this one machine, for `cargo xtask oracle`: Debian 12's package in Ganeti's own virtual-cluster mode, four
 # nodes, hypervisors fake and kvm, disk templates diskless, file and sharedfile, and the real ganeti-rapi on
 # https://127.0.0.1:5080 inside a network namespace of its own. Needs root. The scenarios of crates/transcript are written
-# for this cluster. Outside of the namespace it writes $ORACLE_DIR, /etc/netns/$ORACLE_NS, one file in
-# /etc/ssh/ssh_config.d, and the OS definitions /srv/ganeti/os/gl-*, which stay.
+# for this cluster. It writes $ORACLE_DIR and /etc/netns/$ORACLE_NS, and nothing else: inside the namespace the latter lies
+# over /etc, and $ORACLE_DIR/srv over /srv. Clusters with other names can be up at the same time.
 #
 #   ganeti.sh up          install what is missing, make the cluster, start its daemons, wait for the API
 #   ganeti.sh exec CMD    run a command inside the namespace
 #   ganeti.sh gnt N CMD   run a Ganeti command as node N, as in: gnt 1 gnt-job list
 #   ganeti.sh down        stop and remove everything
+#   ganeti.sh hold        up, say "ready", and down once standard input ends, however its writer may end
 set -u -o pipefail
 NS=${ORACLE_NS:-rapid-oracle}
 BASE=${ORACLE_DIR:-/var/tmp/rapid-oracle}
@@ -20,7 +21,7 @@ ip_of() { echo "$NET.$((10 + $1))"; }
 root() { echo "$BASE/vc/$(name "$1")"; }
 as() { local i=$1; shift; GANETI_ROOTDIR=$(root "$i") GANETI_HOSTNAME=$(name "$i") "$@"; }
 alive() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null; }
-inside() { ip netns exec "$NS" bash "$0" "$@"; }
+inside() { ip netns exec "$NS" bash "$0" enter "$@"; }
 
 packages() {
   local missing=() package
@@ -40,7 +41,7 @@ namespace() {
     echo "127.0.0.1 localhost"
     echo "$NET.1 cluster.$DOMAIN cluster"
     for ((i = 1; i <= NODES; i++)); do echo "$(ip_of $i) $(name $i) node$i"; done
-    for ((i = 1; i <= 250; i++)); do echo "10.77.1.$i inst$i.$DOMAIN inst$i"; done
+    for ((i = 1; i <= 250; i++)); do printf '%s\n' "10.77.1.$i inst$i.$DOMAIN inst$i" "10.77.2.$i bulk$i.$DOMAIN bulk$i"; done
   } >"/etc/netns/$NS/hosts"
   ip netns list | grep -qw "$NS" || ip netns add "$NS" || return 1
   ip -n "$NS" link set lo up
@@ -48,23 +49,25 @@ namespace() {
   ip -n "$NS" link set $BRIDGE up
   for ((i = 1; i <= NODES; i++)); do ip -n "$NS" addr replace "$(ip_of $i)/32" dev $BRIDGE; done
   ip -n "$NS" route replace $NET.0/24 dev $BRIDGE
+  mkdir -p "/etc/netns/$NS/ssh" "$BASE/srv"
+  printf 'Host *.%s\n  IdentityFile %s\n' $DOMAIN "$BASE/ssh/id_rsa" >"/etc/netns/$NS/ssh/ssh_config"
 }
 
 # Nodes copy files to each other with ssh.
 secure_shell() {
-  local i dir=$BASE/ssh
-  mkdir -p "$dir" /run/sshd /etc/ssh/ssh_config.d
+  local i key dir=$BASE/ssh
+  mkdir -p "$dir" /run/sshd
   chmod 700 "$dir"
-  [ -f "$dir/id_rsa" ] || ssh-keygen -q -t rsa -b 2048 -N '' -f "$dir/id_rsa"
+  for key in "$dir/id_rsa" /etc/ssh/ssh_host_rsa_key; do
+    [ -f "$key" ] || ssh-keygen -q -t rsa -b 2048 -N '' -f "$key"
+  done
   cp "$dir/id_rsa.pub" "$dir/authorized_keys"
-  [ -f /etc/ssh/ssh_host_rsa_key ] || ssh-keygen -A >/dev/null
   {
     for ((i = 1; i <= NODES; i++)); do echo "ListenAddress $(ip_of $i):22"; done
     printf '%s\n' "HostKey /etc/ssh/ssh_host_rsa_key" "PidFile $dir/sshd.pid" "AuthorizedKeysFile $dir/authorized_keys" \
       "PermitRootLogin prohibit-password" "PasswordAuthentication no" "KbdInteractiveAuthentication no" "UsePAM no" \
       "StrictModes no" "MaxStartups 100"
   } >"$dir/sshd_config"
-  printf 'Host *.%s\n  IdentityFile %s\n' $DOMAIN "$dir/id_rsa" >"/etc/ssh/ssh_config.d/$NS.conf"
   alive "$dir/sshd.pid" || /usr/sbin/sshd -f "$dir/sshd_config" -E "$dir/sshd.log"
 }
 
@@ -144,17 +147,36 @@ wait_ready() {
   return 1
 }
 
+# What no pid file knows: jobs at work, instances, what was started through `exec`.
+end_the_rest() {
+  local tries pids signal=TERM
+  for ((tries = 0; tries < 50; tries++)); do
+    pids=$(ip netns pids "$NS" 2>/dev/null)
+    [ -n "$pids" ] || return 0
+    ((tries < 20)) || signal=KILL
+    kill -$signal $pids 2>/dev/null
+    sleep 0.1
+  done
+}
+
 case "${1:-}" in
-  up) packages && namespace && inside up-inside ;;
+  up) packages && namespace && inside bash "$0" up-inside ;;
   up-inside) secure_shell; os_definitions; node_roots; make_cluster && start_daemons && wait_ready ;;
-  exec) shift; exec ip netns exec "$NS" "$@" ;;
-  gnt) i=$2; shift 2; exec ip netns exec "$NS" env GANETI_ROOTDIR="$(root "$i")" GANETI_HOSTNAME="$(name "$i")" "$@" ;;
+  enter) shift; mount --bind "$BASE/srv" /srv && exec "$@" ;;
+  exec) shift; exec ip netns exec "$NS" bash "$0" enter "$@" ;;
+  gnt) i=$2; shift 2; exec bash "$0" exec env GANETI_ROOTDIR="$(root "$i")" GANETI_HOSTNAME="$(name "$i")" "$@" ;;
+  hold)
+    bash "$0" up </dev/null >&2 && echo ready && cat >/dev/null
+    status=$?
+    bash "$0" down </dev/null >&2
+    exit $status
+    ;;
   down-inside) for ((i = NODES; i >= 1; i--)); do [ -d "$(root $i)" ] && as $i /usr/lib/ganeti/daemon-util stop-all; done ;;
   down)
-    inside down-inside
-    alive "$BASE/ssh/sshd.pid" && kill "$(cat "$BASE/ssh/sshd.pid")"
+    inside bash "$0" down-inside
+    end_the_rest
     ip netns del "$NS" 2>/dev/null
-    rm -rf "/etc/netns/$NS" "/etc/ssh/ssh_config.d/$NS.conf" "$BASE"
+    rm -rf "/etc/netns/$NS" "$BASE"
     ;;
-  *) sed -n '2,12p' "$0"; exit 2 ;;
+  *) sed -n '2,13p' "$0"; exit 2 ;;
 esac

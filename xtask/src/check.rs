@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use crate::deps;
 use crate::docs::Docs;
 use crate::machine::{cargo, run};
+use crate::system;
 
 /// A step: its name, and what it does.
 type Step = (&'static str, fn() -> Result<()>);
@@ -24,6 +25,8 @@ const STEPS: &[Step] = &[
     }),
     ("build", || run(cargo().args(["build", "--quiet", "--workspace", "--all-targets"]))),
     ("tests", || run(cargo().args(["test", "--quiet", "--workspace"]))),
+    // What a real daemon answered, before now.
+    ("transcripts", system::transcripts::run),
     ("manual", || {
         let doc = ["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"];
         run(cargo().args(doc).env("RUSTDOCFLAGS", "-D warnings"))

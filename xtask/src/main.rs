@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod deps;
 mod docs;
+mod ganeti;
 mod guest;
 mod machine;
 mod oracle;

@@ -1,18 +1,21 @@
 //! `cargo xtask oracle`: brings a real Ganeti cluster up on this machine and records what its daemon answers to the
 //! scenarios of the crate `transcript`. For developers on Debian 12, as root.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
+use transcript::check;
+use transcript::report::Daemon;
 
+use crate::ganeti::{self, Ganeti};
 use crate::transcripts::{self, Place};
 
 /// The environment variable that says that this process already runs inside the cluster's network namespace.
 const INSIDE: &str = "RAPID_ORACLE_INSIDE";
-/// Where the daemon listens, inside the namespace.
-const ADDRESS: &str = "https://127.0.0.1:5080";
+/// Where the real daemon listens, inside the namespace.
+pub(crate) const ADDRESS: &str = "https://127.0.0.1:5080";
 
 /// A real Ganeti cluster.
 #[derive(Args)]
@@ -29,6 +32,15 @@ enum Verb {
     Down,
     /// Run the scenarios against it and write what it answered to crates/transcript/recorded.
     Record {
+        /// Another daemon of this cluster, by its address inside the namespace.
+        #[arg(long, default_value = ADDRESS)]
+        address: String,
+        /// What it is.
+        #[arg(long, default_value = "ganeti-rapi 3.0.2 (Debian 12)")]
+        daemon: String,
+        /// Another directory to write to.
+        #[arg(long, value_name = "DIR")]
+        into: Option<PathBuf>,
         /// Only sections whose name contains this; all of them by default.
         #[arg(long)]
         section: Vec<String>,
@@ -50,11 +62,12 @@ impl Oracle {
         match &self.verb {
             Verb::Up => script(&["up"]),
             Verb::Down => script(&["down"]),
-            Verb::Record { section } if is_inside() => {
-                transcripts::record(ADDRESS, section, &places(), "ganeti-rapi 3.0.2 (Debian 12)")
+            Verb::Record { address, daemon, into, section } if is_inside() => {
+                let into = into.clone().unwrap_or_else(check::recorded);
+                transcripts::record(address, section, &places(), daemon, &into)
             }
             Verb::Compare { section, verbose } if is_inside() => {
-                transcripts::compare(ADDRESS, section, &places(), *verbose)
+                transcripts::compare(ADDRESS, Daemon::Ganeti, section, &places(), *verbose)
             }
             Verb::Record { .. } | Verb::Compare { .. } => again_inside(),
         }
@@ -65,13 +78,8 @@ fn is_inside() -> bool {
     std::env::var_os(INSIDE).is_some()
 }
 
-fn script_path() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("oracle/ganeti.sh")
-}
-
 fn script(arguments: &[&str]) -> anyhow::Result<()> {
-    let status =
-        Command::new("bash").arg(script_path()).args(arguments).status().context("bash")?;
+    let status = ganeti::script().args(arguments).status().context("bash")?;
     ensure!(status.success(), "ganeti.sh {} failed: {status}", arguments.join(" "));
     Ok(())
 }
@@ -79,16 +87,26 @@ fn script(arguments: &[&str]) -> anyhow::Result<()> {
 /// Runs this very command inside the namespace.
 fn again_inside() -> anyhow::Result<()> {
     let program = std::env::current_exe()?;
-    let status = Command::new("bash")
-        .arg(script_path())
-        .arg("exec")
-        .arg(program)
-        .args(std::env::args_os().skip(1))
-        .env(INSIDE, "1")
-        .status()
-        .context("bash")?;
+    let mut command = ganeti::script();
+    command.arg("exec").arg(program).args(std::env::args_os().skip(1)).env(INSIDE, "1");
+    let status = command.status().context("bash")?;
     ensure!(status.success(), "inside the namespace: {status}");
     Ok(())
+}
+
+/// What records the answers of a daemon that listens inside this cluster's namespace.
+pub(crate) fn recorder(
+    cluster: &Ganeti,
+    address: &str,
+    daemon: &str,
+    sections: &[&str],
+    into: &Path,
+) -> anyhow::Result<Command> {
+    let mut command = cluster.inside(std::env::current_exe()?);
+    command.args(["oracle", "record", "--address", address, "--daemon", daemon, "--into"]);
+    command.arg(into).env(INSIDE, "1");
+    command.args(sections.iter().flat_map(|section| ["--section", section]));
+    Ok(command)
 }
 
 /// Where this cluster keeps its files. Its nodes' own roots vanish, as if each node were a machine.

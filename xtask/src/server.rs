@@ -62,9 +62,17 @@ impl Place {
 
     /// Starts the server and waits until it listens.
     pub(crate) async fn start<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Server> {
+        self.start_by(Command::new(&self.program), arguments).await
+    }
+
+    /// Starts the server by a command that runs it somewhere else.
+    pub(crate) async fn start_by<S: AsRef<OsStr>>(
+        &self,
+        mut command: Command,
+        arguments: &[S],
+    ) -> Result<Server> {
         let log = self.path("log");
         let output = File::create(&log).with_context(|| log.display().to_string())?;
-        let mut command = Command::new(&self.program);
         command.args(["serve", "--bind", "127.0.0.1", "--port", "0", "--data-dir"]);
         command.arg(self.data_dir()).arg("--users-file").arg(self.path("users")).args(arguments);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);

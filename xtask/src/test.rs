@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use crate::machine::{cargo, root, run};
-use crate::{check, machine, system};
+use crate::{check, ganeti, machine, system};
 
 /// How many parts run at the same time.
 const SIDE_BY_SIDE: usize = 2;
@@ -22,7 +22,7 @@ const MUTATE_SECONDS: &str = "60";
 /// Run everything, or the named parts alone.
 #[derive(Args)]
 pub(crate) struct Test {
-    /// check, client, guest, node, transcripts, crash, input; all of them by default.
+    /// check, differential, guest, crash, input, node, client; all of them by default.
     names: Vec<String>,
     /// What the parts need is built and installed already.
     #[arg(long, hide = true)]
@@ -39,6 +39,8 @@ struct Part {
 
 /// In the order in which they are begun: long ones first.
 const PARTS: &[Part] = &[
+    // The scenarios on a real cluster, through its own daemon and through ours, and on ours.
+    Part { name: "differential", packages: ganeti::PACKAGES, run: system::differential::run },
     // A real guest, through the API.
     Part { name: "guest", packages: QEMU, run: system::guest::run },
     // At least 200 seeded kills under load.
@@ -47,8 +49,6 @@ const PARTS: &[Part] = &[
     Part { name: "input", packages: &[], run: input },
     // The node alone with a real guest.
     Part { name: "node", packages: QEMU, run: node },
-    // What a real daemon answered.
-    Part { name: "transcripts", packages: &[], run: system::transcripts::run },
     // Ganeti's own Python client.
     Part {
         name: "client",

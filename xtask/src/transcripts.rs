@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the command is for")]
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -11,6 +12,7 @@ use anyhow::bail;
 use clap::Args;
 use transcript::check;
 use transcript::mask::Places;
+use transcript::report::{Daemon, Report};
 use transcript::scenario::{Section, Step};
 
 /// Compare a daemon's answers with the recordings of a real one. Its cluster must be a fresh one like the one that
@@ -20,6 +22,9 @@ pub(crate) struct Transcripts {
     /// The daemon's address, as in `https://127.0.0.1:5080`.
     #[arg(long)]
     address: String,
+    /// What the daemon is: embedded, luxi or ganeti. Differences are accepted accordingly.
+    #[arg(long, default_value = "embedded", value_parser = daemon)]
+    daemon: Daemon,
     /// Only sections whose name contains this; all of them by default.
     #[arg(long)]
     section: Vec<String>,
@@ -47,7 +52,16 @@ impl FromStr for Place {
 impl Transcripts {
     /// Does what was asked.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
-        compare(&self.address, &self.section, &self.places, self.verbose)
+        compare(&self.address, self.daemon, &self.section, &self.places, self.verbose)
+    }
+}
+
+fn daemon(name: &str) -> Result<Daemon, &'static str> {
+    match name {
+        "embedded" => Ok(Daemon::Embedded),
+        "luxi" => Ok(Daemon::Luxi),
+        "ganeti" => Ok(Daemon::Ganeti),
+        _ => Err("not one of embedded, luxi, ganeti"),
     }
 }
 
@@ -76,18 +90,19 @@ fn done(section: &Section, start: Instant) {
     eprintln!("{line}{name}: {count} steps in {:.0} s", start.elapsed().as_secs_f64());
 }
 
-/// Runs sections against a real daemon and writes down what it answered.
+/// Runs sections against a daemon and writes down what it answered, in this directory.
 pub(crate) fn record(
     address: &str,
     wanted: &[String],
     places: &[Place],
     daemon: &str,
+    dir: &Path,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for section in check::sections(wanted)? {
         let start = Instant::now();
         let places = masks(places);
-        let run = check::record(address, &section, &places, daemon, progress(&section));
+        let run = check::record(address, &section, &places, daemon, dir, progress(&section));
         let silent = runtime.block_on(run)?;
         done(&section, start);
         if !silent.is_empty() {
@@ -100,12 +115,13 @@ pub(crate) fn record(
 /// Runs sections against a daemon and prints where it differs from their recordings.
 pub(crate) fn compare(
     address: &str,
+    daemon: Daemon,
     wanted: &[String],
     places: &[Place],
     verbose: bool,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut report = check::report()?;
+    let mut report = check::report(daemon)?;
     for section in check::sections(wanted)? {
         let start = Instant::now();
         let places = masks(places);
@@ -113,12 +129,29 @@ pub(crate) fn compare(
         runtime.block_on(run)?;
         done(&section, start);
     }
+    say(&report, wanted.is_empty(), verbose)
+}
+
+/// Prints where a daemon's recordings of all sections differ from those in another directory.
+pub(crate) fn compare_recordings(
+    daemon: Daemon,
+    expected: &Path,
+    got: &Path,
+) -> anyhow::Result<()> {
+    let mut report = check::report(daemon)?;
+    for section in check::sections(&[])? {
+        check::compare(&section, expected, got, &mut report)?;
+    }
+    say(&report, true, false)
+}
+
+/// Prints a report; with all sections in it, accepted differences that were not met are told. That others were met is an
+/// error.
+fn say(report: &Report, whole: bool, verbose: bool) -> anyhow::Result<()> {
     println!("{}", report.text(verbose));
-    if wanted.is_empty() {
-        for row in report.unused() {
-            let (section, step, path) = (&row.section, &row.step, &row.path);
-            println!("accepted difference never seen: {section} {step} {path}: {}", row.reason);
-        }
+    for row in report.unused().filter(|_| whole) {
+        let (section, step, path) = (&row.section, &row.step, &row.path);
+        println!("accepted difference never seen: {section} {step} {path}: {}", row.reason);
     }
     if report.different > 0 {
         bail!("{} exchanges differ", report.different);
@@ -133,7 +166,7 @@ mod tests {
     use model::compat::Compat;
     use rapi::route::Route;
     use transcript::check;
-    use transcript::recording::{self, Exchange};
+    use transcript::recording::Exchange;
     use transcript::scenario::{Action, Ask};
 
     /// What no scenario can show succeeding on the recorded cluster: it has no LVM and no DRBD, its nodes share one
@@ -173,7 +206,7 @@ mod tests {
     fn each_route_succeeds_is_refused_and_is_asked_by_each_kind_of_user() {
         let mut recorded = Vec::new();
         for section in check::sections(&[]).unwrap() {
-            let exchanges = recording::load(&check::recorded(&section.name)).unwrap().exchanges;
+            let exchanges = check::recording(&section).unwrap().exchanges;
             recorded.extend(section.steps.into_iter().zip(exchanges));
         }
         let mut missing = Vec::new();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::client::{Client, ClientError};
 use crate::mask::{Places, mask};
 use crate::recording::{self, Exchange, Header, Recording, RecordingError};
-use crate::report::{AcceptedError, Report, load_accepted};
+use crate::report::{AcceptedError, Daemon, Report, load_accepted};
 use crate::scenario::{self, ScenarioError, Section, Step};
 use crate::{compare, run};
 
@@ -47,17 +47,24 @@ pub fn sections(wanted: &[String]) -> Result<Vec<Section>, CheckError> {
     Ok(sections)
 }
 
-/// The file with what the real daemon answered to a section.
-pub fn recorded(section: &str) -> PathBuf {
-    recording::path(&home().join("recorded"), section)
+/// The directory with what the real daemon answered.
+pub fn recorded() -> PathBuf {
+    home().join("recorded")
 }
 
-/// Runs one section against a real daemon and writes down what it answered. Gives the steps that got no answer.
+/// What the real daemon answered to a section.
+pub fn recording(section: &Section) -> Result<Recording, CheckError> {
+    Ok(recording::load(&recording::path(&recorded(), &section.name))?)
+}
+
+/// Runs one section against a daemon and writes down what it answered, in this directory. Gives the steps that got no
+/// answer.
 pub async fn record(
     address: &str,
     section: &Section,
     places: &Places,
     daemon: &str,
+    dir: &Path,
     progress: impl FnMut(usize, &Step),
 ) -> Result<Vec<String>, CheckError> {
     let exchanges = run::run(&Client::new(address)?, section, progress).await;
@@ -65,13 +72,14 @@ pub async fn record(
     let silent: Vec<&Exchange> = exchanges.iter().filter(|exchange| exchange.status == 0).collect();
     let silent = silent.iter().map(|exchange| exchange.step.clone()).collect();
     let header = Header { section: section.name.clone(), daemon: daemon.to_owned() };
-    recording::store(&recorded(&section.name), &Recording { header, exchanges })?;
+    let file = recording::path(dir, &section.name);
+    recording::store(&file, &Recording { header, exchanges })?;
     Ok(silent)
 }
 
-/// An empty report that knows the accepted differences.
-pub fn report() -> Result<Report, CheckError> {
-    Ok(Report::new(load_accepted(&home().join("differences.json"))?))
+/// An empty report that knows the differences that are accepted of this daemon.
+pub fn report(daemon: Daemon) -> Result<Report, CheckError> {
+    Ok(Report::new(load_accepted(&home().join("differences.json"))?, daemon))
 }
 
 /// Runs one section against a daemon and adds to the report where it differs from the recording.
@@ -82,10 +90,26 @@ pub async fn check(
     report: &mut Report,
     progress: impl FnMut(usize, &Step),
 ) -> Result<(), CheckError> {
-    let recording = recording::load(&recorded(&section.name))?;
+    let expected = recording(section)?.exchanges;
     let exchanges = run::run(&Client::new(address)?, section, progress).await;
-    let expected = mask(section, places, &recording.exchanges);
+    let expected = mask(section, places, &expected);
     let got = mask(section, places, &exchanges);
     report.add(section, compare::compare(section, &expected, &got));
+    Ok(())
+}
+
+/// Adds to the report where one directory's recording of a section differs from another's.
+pub fn compare(
+    section: &Section,
+    expected: &Path,
+    got: &Path,
+    report: &mut Report,
+) -> Result<(), CheckError> {
+    let load = |dir: &Path| -> Result<Vec<Exchange>, CheckError> {
+        let exchanges = recording::load(&recording::path(dir, &section.name))?.exchanges;
+        // Masks may have changed since it was written.
+        Ok(mask(section, &Places::default(), &exchanges))
+    };
+    report.add(section, compare::compare(section, &load(expected)?, &load(got)?));
     Ok(())
 }

@@ -16,10 +16,49 @@ const VALUE_CHARS: usize = 220;
 /// How many differences of one step a report shows, unless all are asked for.
 const STEP_DIFFERENCES: usize = 6;
 
+/// Whose answers are compared with those of the real daemon.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Daemon {
+    /// The real daemon itself, once more.
+    Ganeti,
+    /// Ours, with the engine for real clusters.
+    Luxi,
+    /// Ours, with its own cluster.
+    #[default]
+    Embedded,
+}
+
+/// Of whom a difference is accepted, in the words of docs/compatibility.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Holds {
+    /// Of ours, with every engine.
+    Door,
+    /// Of ours, with its own cluster only.
+    Embedded,
+    /// Of ours, with the engine for real clusters only.
+    Luxi,
+    /// Of everybody: the real daemon does not answer the same twice.
+    Noise,
+}
+
+impl Holds {
+    fn of(self, daemon: Daemon) -> bool {
+        match self {
+            Self::Door => daemon != Daemon::Ganeti,
+            Self::Embedded => daemon == Daemon::Embedded,
+            Self::Luxi => daemon == Daemon::Luxi,
+            Self::Noise => true,
+        }
+    }
+}
+
 /// A difference that is known, meant and documented. `*` stands for any text in each pattern.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Accepted {
+    /// Of whom.
+    pub holds: Holds,
     /// The section; any when absent.
     #[serde(default = "any")]
     pub section: String,
@@ -95,8 +134,9 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report that knows which differences are accepted.
-    pub fn new(accepted: Vec<Accepted>) -> Self {
+    /// A report that knows which differences are accepted of this daemon.
+    pub fn new(mut accepted: Vec<Accepted>, daemon: Daemon) -> Self {
+        accepted.retain(|row| row.holds.of(daemon));
         Self { used: vec![0; accepted.len()], accepted, ..Self::default() }
     }
 
@@ -220,12 +260,24 @@ mod tests {
     }
 
     #[test]
+    fn rows_hold_of_whom_they_say() {
+        let holds = |holds: Holds| {
+            [Daemon::Ganeti, Daemon::Luxi, Daemon::Embedded].map(|daemon| holds.of(daemon))
+        };
+        assert_eq!(holds(Holds::Door), [false, true, true]);
+        assert_eq!(holds(Holds::Luxi), [false, true, false]);
+        assert_eq!(holds(Holds::Embedded), [false, false, true]);
+        assert_eq!(holds(Holds::Noise), [true, true, true]);
+    }
+
+    #[test]
     fn accepted_differences_are_counted_apart() {
         let row = json!([
-            {"step": "anon GET /", "path": "body", "expected": "null", "reason": "r", "documented": "d"},
-            {"step": "never", "path": "*", "reason": "r", "documented": "d"}
+            {"holds": "door", "step": "anon GET /", "path": "body", "expected": "null", "reason": "r", "documented": "d"},
+            {"holds": "embedded", "step": "never", "path": "*", "reason": "r", "documented": "d"},
+            {"holds": "luxi", "step": "*", "path": "*", "reason": "r", "documented": "d"}
         ]);
-        let mut report = Report::new(serde_json::from_value(row).unwrap());
+        let mut report = Report::new(serde_json::from_value(row).unwrap(), Daemon::Embedded);
         let section = crate::scenario::parse("s", "anon GET /\nwriter POST /2/groups {}").unwrap();
         report.add(
             &section,
@@ -240,7 +292,7 @@ mod tests {
             (3, 1, 1, 1)
         );
         assert_eq!(report.differences.len(), 2);
-        assert_eq!(report.unused().count(), 1);
+        assert_eq!(report.unused().count(), 1, "rows of other daemons are none of this one");
         let text = report.text(false);
         assert!(text.contains("expected null") && text.contains("line 2 {}"), "{text}");
     }

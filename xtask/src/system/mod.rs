@@ -2,5 +2,6 @@
 
 pub(crate) mod client;
 pub(crate) mod crash;
+pub(crate) mod differential;
 pub(crate) mod guest;
 pub(crate) mod transcripts;

@@ -1,14 +1,14 @@
 //! The proof that our daemon answers as the real ganeti-rapi does: the program is started with a simulated cluster like the
 //! one that the recordings were made with, and each section of the crate `transcript` is run against it. Differences that
-//! are not in that crate's list of accepted ones fail.
-
-#![expect(clippy::print_stdout, reason = "a test says what it found")]
+//! are not in that crate's list of accepted ones fail. `differential` does the same beside real clusters.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use transcript::check;
+use transcript::report::Daemon;
 
 use crate::server::{self, Place};
 use crate::{machine, transcripts};
@@ -19,25 +19,28 @@ const NODES: &str = "node1.gnt.example,node2.gnt.example,node3.gnt.example,node4
 const BOUNDS: &str = "min:disk-size=0,cpu-count=1,disk-count=0,memory-size=1,nic-count=0,spindle-use=0\
     /max:disk-size=1048576,cpu-count=8,disk-count=16,memory-size=32768,nic-count=8,spindle-use=12";
 /// Its users: the hash is that of hashed's password `hashpw`.
-const USERS: &str = "reader readpw\nreader2 readpw2 read\nwriter writepw write\n\
+pub(crate) const USERS: &str = "reader readpw\nreader2 readpw2 read\nwriter writepw write\n\
     cleartext {cleartext}clearpw write\nhashed {HA1}726c32816ccfab687bc4789fad1a18ec write\n\
     both bothpw read,write\n";
 
-/// Compares each section on a fresh cluster: what one leaves behind is nothing to the next.
+/// Compares with what was recorded, without a real cluster.
 pub(crate) fn run() -> Result<()> {
-    let mut failed = Vec::new();
-    for section in transcript::check::sections(&[])? {
-        if let Err(error) = compare(&section.name) {
-            println!("{}: {error:#}", section.name);
-            failed.push(section.name);
-        }
-    }
-    ensure!(failed.is_empty(), "sections differ: {}", failed.join(", "));
-    Ok(())
+    let dir = tempfile::tempdir()?;
+    let sections = check::sections(&[])?;
+    let sections: Vec<&str> = sections.iter().map(|section| section.name.as_str()).collect();
+    record(&sections, dir.path())?;
+    transcripts::compare_recordings(Daemon::Embedded, &check::recorded(), dir.path())
 }
 
-/// Starts the server and compares one section.
-fn compare(section: &str) -> Result<()> {
+/// Runs each section on a fresh cluster, since what one leaves behind is nothing to the next, and writes down the answers.
+pub(crate) fn record(sections: &[&str], dir: &Path) -> Result<()> {
+    sections
+        .iter()
+        .try_for_each(|section| record_section(section, dir).with_context(|| (*section).to_owned()))
+}
+
+/// Starts the server, and writes down what it answers to one section.
+fn record_section(section: &str, dir: &Path) -> Result<()> {
     let base = tempfile::tempdir()?;
     let place = Place::new(machine::rapid("debug")?, base.path())?;
     os_definitions(&place.path("os"))?;
@@ -81,9 +84,10 @@ fn compare(section: &str) -> Result<()> {
     let server = runtime.block_on(place.start(&["--compat", "3.0"]))?;
     let here = base.path().to_str().context("no UTF-8")?.to_owned();
     let places = [transcripts::Place(here, "/srv/gnt".to_owned())];
-    let compared = transcripts::compare(&server.address, &[section.to_owned()], &places, false);
+    let (address, section) = (&server.address, &[section.to_owned()]);
+    let recorded = transcripts::record(address, section, &places, "rapid, embedded", dir);
     runtime.block_on(server.stop())?;
-    compared
+    recorded
 }
 
 /// The names that the recorded cluster's machine knew.
