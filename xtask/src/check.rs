@@ -4,7 +4,8 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use clap::Args;
 
 use crate::deps;
 use crate::docs::Docs;
@@ -33,12 +34,33 @@ const STEPS: &[Step] = &[
     }),
 ];
 
-/// Does all steps; the first that fails ends it.
-pub(crate) fn all() -> Result<()> {
-    for (name, step) in STEPS {
-        let start = Instant::now();
-        step().with_context(|| format!("check: {name}"))?;
-        println!("check: {name} ok, {:.0} s", start.elapsed().as_secs_f64());
+/// Do everything, or the named steps alone.
+#[derive(Args)]
+pub(crate) struct Check {
+    /// form, dependencies, documents, lints, build, tests, transcripts, manual; all of them by default.
+    names: Vec<String>,
+}
+
+impl Check {
+    /// Does the steps; the first that fails ends it.
+    pub(crate) fn run(&self) -> Result<()> {
+        if let Some(name) =
+            self.names.iter().find(|name| !STEPS.iter().any(|(step, _)| step == name))
+        {
+            bail!("there is no step '{name}'");
+        }
+        let wanted =
+            |step: &str| self.names.is_empty() || self.names.iter().any(|name| name == step);
+        for (name, step) in STEPS.iter().filter(|(name, _)| wanted(name)) {
+            let start = Instant::now();
+            step().with_context(|| format!("check: {name}"))?;
+            println!("check: {name} ok, {:.0} s", start.elapsed().as_secs_f64());
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// Does all steps.
+pub(crate) fn all() -> Result<()> {
+    Check { names: Vec::new() }.run()
 }
