@@ -38,4 +38,5 @@ pub mod metrics;
 pub mod limits;
 
 mod replace;
+mod spki;
 mod stream;

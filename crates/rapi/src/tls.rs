@@ -11,10 +11,12 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
 use tokio_rustls::rustls::server::{ProducesTickets, ServerConfig};
-use tokio_rustls::rustls::{self, version};
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
+use tokio_rustls::rustls::{self, CertificateError, InconsistentKeys, version};
 
 use crate::limits;
 use crate::replace::replace;
+use crate::spki;
 use crate::users::Stamp;
 
 /// How long a certificate that is made here is valid.
@@ -122,17 +124,32 @@ fn load(
     }
     let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?)
         .map_err(|error| TlsError::Pem(files.key.clone(), "private key", error))?;
+    let certified = certified(certificates, key).map_err(TlsError::Use)?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .map_err(TlsError::Use)?
         .with_no_client_auth()
-        .with_single_cert(certificates, key)
-        .map_err(TlsError::Use)?;
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     if let Some(tickets) = tickets {
         config.ticketer = tickets;
     }
     Ok(config)
+}
+
+/// Certificates with the key that belongs to the first of them.
+fn certified(
+    certificates: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, rustls::Error> {
+    let key = ring::default_provider().key_provider.load_private_key(key)?;
+    let certificate = certificates.first().ok_or(rustls::Error::NoCertificatesPresented)?;
+    let public = spki::of(certificate).ok_or(CertificateError::BadEncoding)?;
+    // Keys that cannot tell their public half are taken as they are.
+    if key.public_key().is_some_and(|key| key.as_ref() != public) {
+        return Err(InconsistentKeys::KeyMismatch.into());
+    }
+    Ok(CertifiedKey::new(certificates, key))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -225,5 +242,39 @@ mod tests {
         assert!(matches!(Tls::new(files(&other, None)), Err(TlsError::Use(_))));
         let missing = directory.path().join("missing.pem");
         assert!(matches!(Tls::new(files(&missing, None)), Err(TlsError::Access(..))));
+    }
+
+    /// As Ganeti makes its own: `openssl x509` says "Version: 1 (0x0)".
+    const VERSION_1: &str = "-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgrw4aGSWvuH1MoxLc
+Si9kufevDOpC15lh/m2SjrnHqOOhRANCAAT/C1832NUU6QKMOh5YPisRfqPpDd5T
+epO0sZZzYGryI9AlWMbuV1FbZIGfrMFrd4gUF8gXcF9qG/ousmWmIcYG
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBNzCB3QIUFjFpP8rLxWlSEw7SeywFfoHvi0cwCgYIKoZIzj0EAwIwHTEbMBkG
+A1UEAwwSZ2FuZXRpLmV4YW1wbGUuY29tMCAXDTI2MTEyMzEwMzk1MloYDzIxMjYx
+MDMwMTAzOTUyWjAdMRswGQYDVQQDDBJnYW5ldGkuZXhhbXBsZS5jb20wWTATBgcq
+hkjOPQIBBggqhkjOPQMBBwNCAAT/C1832NUU6QKMOh5YPisRfqPpDd5TepO0sZZz
+YGryI9AlWMbuV1FbZIGfrMFrd4gUF8gXcF9qG/ousmWmIcYGMAoGCCqGSM49BAMC
+A0kAMEYCIQD45JLeftk2fpn5cDZF3wjo22rxKRX0EvvYmq4QjobT5AIhAKpMjVv2
+sDBg9/HW0adxVGYvRHvv0S7oc+mD/dH8x7P1
+-----END CERTIFICATE-----
+";
+
+    #[test]
+    fn a_certificate_of_version_1_as_ganeti_makes_them_is_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let (ganeti, other) = (directory.path().join("rapi.pem"), directory.path().join("o.pem"));
+        fs::write(&ganeti, VERSION_1).unwrap();
+        ensure_certificate(&other).unwrap();
+        let files = |certificate: &Path, key: &Path| TlsFiles {
+            certificate: certificate.into(),
+            key: key.into(),
+            chain: None,
+        };
+        assert!(Tls::new(files(&ganeti, &ganeti)).is_ok());
+        for (certificate, key) in [(&ganeti, &other), (&other, &ganeti)] {
+            assert!(matches!(Tls::new(files(certificate, key)), Err(TlsError::Use(_))));
+        }
     }
 }
