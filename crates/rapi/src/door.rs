@@ -3,6 +3,7 @@
 //! What always holds: an answer is JSON with Ganeti's headers, also when it is a refusal; a request that only waits holds no
 //! slot; a panic costs its request and nothing else.
 
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -34,6 +35,9 @@ use crate::users::{Credentials, User, Users};
 /// The body of a response: bytes of ours, or what the program serves beside the API.
 pub(crate) type Body = Either<Full<Bytes>, axum::body::Body>;
 
+/// The log target of the line that each request leaves.
+pub const ACCESS_LOG: &str = "rapi::access";
+
 /// Who sent a request that the program serves beside the API: an extension of the request. `None` is someone without
 /// credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,11 +62,16 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// Answers a request.
-    pub(crate) async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    /// Answers a request that came from there, and logs it as Ganeti does (3.0.2, `http/server.py`).
+    pub(crate) async fn handle(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> Response<Body> {
         let began = Instant::now();
         let (parts, incoming) = request.into_parts();
-        tracing::debug!(method = %parts.method, target = %parts.uri, "request");
+        let line = tracing::enabled!(target: ACCESS_LOG, tracing::Level::INFO)
+            .then(|| format!("{peer} {} {} {:?}", parts.method, parts.uri, parts.version));
         let origin = self.cors.origin(&parts.headers).cloned();
         let mut place = Place::Unknown;
         let mut response = if self.cors.is_preflight(&parts.method, &parts.headers) {
@@ -80,7 +89,11 @@ impl Door {
         let headers = response.headers_mut();
         headers.insert(SERVER, self.server.clone());
         self.cors.mark(origin, headers);
-        self.metrics.answered(place, response.status().as_u16(), began.elapsed());
+        let status = response.status().as_u16();
+        self.metrics.answered(place, status, began.elapsed());
+        if let Some(line) = line {
+            tracing::info!(target: ACCESS_LOG, "{line} {status}");
+        }
         response
     }
 

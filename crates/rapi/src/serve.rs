@@ -34,7 +34,7 @@ use tokio_rustls::TlsAcceptor;
 use model::engine::Engine;
 
 use crate::cors::Cors;
-pub use crate::door::Caller;
+pub use crate::door::{ACCESS_LOG, Caller};
 use crate::door::{Body, Door};
 use crate::limits;
 use crate::metrics::Metrics;
@@ -286,8 +286,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             () = stopped(&mut stop) => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = accept_one(&listener, &shared) => match accepted {
-                Ok((stream, permit)) => {
-                    connections.spawn(connection(stream, permit, shared.clone()));
+                Ok((stream, peer, permit)) => {
+                    connections.spawn(connection(stream, peer, permit, shared.clone()));
                 }
                 // The client was gone again.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -305,10 +305,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 async fn accept_one(
     listener: &TcpListener,
     shared: &Shared,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let permit = shared.connections.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, permit))
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer, permit))
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
@@ -317,18 +317,23 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Serves a connection until it ends.
-async fn connection(stream: TcpStream, _permit: OwnedSemaphorePermit, shared: Arc<Shared>) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    _permit: OwnedSemaphorePermit,
+    shared: Arc<Shared>,
+) {
     let _connected = shared.door.metrics.connected();
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!("cannot set TCP_NODELAY: {error}");
     }
     let stream = Stream::new(stream, shared.door.metrics.clone());
     let Some(tls) = &shared.tls else {
-        return converse(TokioIo::new(stream), &shared).await;
+        return converse(TokioIo::new(stream), peer, &shared).await;
     };
     let acceptor = TlsAcceptor::from(tls.current(std::time::Instant::now()));
     match timeout(limits::HANDSHAKE_TIME, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => converse(TokioIo::new(stream), &shared).await,
+        Ok(Ok(stream)) => converse(TokioIo::new(stream), peer, &shared).await,
         Ok(Err(error)) => {
             shared.door.metrics.handshake_failed();
             tracing::debug!("a TLS handshake failed: {error}");
@@ -338,12 +343,16 @@ async fn connection(stream: TcpStream, _permit: OwnedSemaphorePermit, shared: Ar
 }
 
 /// Answers the requests of a connection.
-async fn converse(io: impl Read + Write + Unpin + Send + 'static, shared: &Arc<Shared>) {
+async fn converse(
+    io: impl Read + Write + Unpin + Send + 'static,
+    peer: SocketAddr,
+    shared: &Arc<Shared>,
+) {
     let activity = Arc::new(Activity::new());
     let service = service_fn(|request| {
         let (shared, busy) = (shared.clone(), Busy::new(activity.clone()));
         async move {
-            let response = shared.door.handle(request).await;
+            let response = shared.door.handle(request, peer).await;
             Ok::<_, Infallible>(response.map(|body| Sending { body, _busy: busy }))
         }
     });

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
 
+use rapi::serve::ACCESS_LOG;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -17,7 +18,12 @@ const PRIORITY: u8 = 3 * 8 + 6;
 
 /// Starts logging. What is logged is set by `RAPID_LOG`, else by `debug`.
 pub(crate) fn start(format: LogFormat, syslog: Syslog, debug: bool) {
-    let default = if debug { "debug,hyper=info,h2=info,rustls=info" } else { "info" };
+    // Each request leaves a line with --debug only.
+    let default = if debug {
+        "debug,hyper=info,h2=info,rustls=info".to_owned()
+    } else {
+        format!("info,{ACCESS_LOG}=warn")
+    };
     let filter = EnvFilter::try_from_env("RAPID_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let to_terminal = syslog != Syslog::Only;
     let text = (to_terminal && format == LogFormat::Text).then(|| {
