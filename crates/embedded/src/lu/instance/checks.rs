@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use model::config::{Config, Disk, Instance, Nic};
 use model::error::{ErrorCode, GanetiError, Result};
 use model::name::Uuid;
-use model::param::{AdminState, Dict, DiskTemplate, Hypervisor, StorageType};
+use model::param::{AdminState, Dict, DiskTemplate, Hypervisor, NonEmpty, StorageType};
 use model::params;
 use node::{InstanceRun, NodeError};
 use serde_json::Value;
@@ -377,4 +377,57 @@ pub(crate) fn compression(config: &Config, tool: &str) -> Result<()> {
         "Compression tool not allowed, tools allowed are [{}]",
         allowed.join(", ")
     )))
+}
+
+/// Takes the cluster's allocator where neither a node nor an allocator is named (Ganeti 3.0, `CheckIAllocatorOrNode`).
+pub(crate) fn iallocator_or_node(
+    cx: &Cx,
+    named: Option<NonEmpty>,
+    node: bool,
+) -> Result<Option<NonEmpty>> {
+    if node && named.is_some() {
+        return Err(GanetiError::wrong_input("Do not specify both, iallocator and node"));
+    }
+    let is_default = named.as_deref().is_none_or(|name| name == ".");
+    if node || !is_default {
+        return Ok(named);
+    }
+    NonEmpty::new(cx.config().cluster.default_iallocator.clone()).map(Some).ok_or_else(|| {
+        GanetiError::wrong_input(
+            "No iallocator or node given and no cluster-wide default iallocator found; please specify either an iallocator \
+             or a node, or set a cluster-wide default iallocator",
+        )
+    })
+}
+
+/// Opportunistic locking is for allocators (Ganeti 3.0, `CheckOpportunisticLocking`).
+pub(crate) fn opportunistic(wanted: bool, allocator: bool) -> Result<()> {
+    if wanted && !allocator {
+        return Err(GanetiError::wrong_input(
+            "Opportunistic locking is only available in combination with an instance allocator",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a node's storage is exclusive.
+pub(crate) fn exclusive_storage(config: &Config, uuid: &Uuid) -> bool {
+    config.nodes.get(uuid).is_some_and(|node| {
+        let group = config.groups.get(&node.group);
+        let filled = params::nd::fill(&config.cluster, group.map(|group| &**group), node);
+        filled.get("exclusive_storage").and_then(Value::as_bool).unwrap_or(false)
+    })
+}
+
+/// Spindles go with exclusive storage, and are needed there (Ganeti 3.0, `CheckSpindlesExclusiveStorage`).
+pub(crate) fn check_spindles(given: bool, exclusive: bool) -> Result<()> {
+    match (given, exclusive) {
+        (true, false) => Err(GanetiError::wrong_input(
+            "Spindles in instance disks cannot be specified when exclusive storage is not active",
+        )),
+        (false, true) => Err(GanetiError::wrong_input(
+            "You must specify spindles in instance disks when exclusive storage is active",
+        )),
+        _ => Ok(()),
+    }
 }

@@ -12,7 +12,7 @@ use model::params;
 use serde_json::{Value, json};
 
 use super::{
-    again, checks, create, disks, find, find_disk, hook_env, layout, nodes_of, real, spec_of, wipe,
+    again, checks, disks, find, find_disk, hook_env, layout, nodes_of, real, spec_of, wipe,
 };
 use crate::lu::{Cx, Hooks, Level, Locks, LogicalUnit, expand};
 use crate::spec;
@@ -72,7 +72,7 @@ impl LogicalUnit for InstanceGrowDisk {
         } else {
             (self.amount, disk.size_mib.saturating_add(self.amount))
         };
-        if !nodes.iter().any(|node| create::exclusive_storage(&config, node)) {
+        if !nodes.iter().any(|node| checks::exclusive_storage(&config, node)) {
             checks::free_space(cx, &nodes, &space_needed(&disk, growth))?;
         }
         let at = usize::try_from(self.disk.0).unwrap_or(usize::MAX);

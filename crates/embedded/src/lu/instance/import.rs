@@ -99,7 +99,7 @@ pub(crate) async fn read(cx: &Cx, op: &mut InstanceCreate) -> Result<Option<Sour
     let config = cx.config();
     let node = match &op.src_node {
         Some(name) => expand::node(&config, name, op.src_node_uuid.as_deref())?.meta.uuid.clone(),
-        None if super::create::is_absolute(&path) => {
+        None if Path::new(&path).is_absolute() => {
             let text = "Importing an instance from a path requires a source node option";
             return Err(GanetiError::wrong_input(text));
         }

@@ -18,7 +18,7 @@ use model::params;
 use placement::picture::Request;
 use serde_json::{Value, json};
 
-use super::{checks, create, find, hook_env, layout, lock_nodes, nodes_of, real, spec_of};
+use super::{checks, find, hook_env, layout, lock_nodes, nodes_of, real, spec_of};
 use crate::allocate;
 use crate::lu::{Cx, Hooks, Level, Locks, LogicalUnit, expand};
 
@@ -267,7 +267,7 @@ async fn target_anywhere(
     instance: &Arc<Instance>,
 ) -> Result<Uuid> {
     let named = named_target(wanted, config)?;
-    let allocator = create::iallocator_or_node(cx, wanted.iallocator.cloned(), named.is_some())?;
+    let allocator = checks::iallocator_or_node(cx, wanted.iallocator.cloned(), named.is_some())?;
     let target = match (allocator, named) {
         (None, Some(node)) => node,
         (Some(allocator), _) => choose(cx, config, instance, &allocator).await?,
@@ -292,7 +292,7 @@ fn allocator_used(wanted: &Wanted<'_>, cx: &Cx) -> Option<NonEmpty> {
         return given;
     }
     let named = wanted.target_node.is_some();
-    create::iallocator_or_node(cx, given.clone(), named).unwrap_or(given)
+    checks::iallocator_or_node(cx, given.clone(), named).unwrap_or(given)
 }
 
 /// Asks an allocator for another primary node, and locks both.

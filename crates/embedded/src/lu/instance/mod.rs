@@ -11,6 +11,7 @@ pub(crate) mod import;
 pub(crate) mod layout;
 pub(crate) mod migrate;
 pub(crate) mod multi_alloc;
+pub(crate) mod naming;
 pub(crate) mod nics;
 pub(crate) mod query_data;
 pub(crate) mod reboot;

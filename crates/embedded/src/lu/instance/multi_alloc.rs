@@ -8,7 +8,8 @@ use placement::answer::Found;
 use placement::picture::{Allocation, Request};
 use serde_json::{Value, json};
 
-use super::create::{allocation_of, full_beparams, opportunistic};
+use super::checks::opportunistic;
+use super::create::allocation::{allocation_of, full_beparams};
 use super::{layout, nics};
 use crate::allocate;
 use crate::lu::{Cx, Locks, LogicalUnit, expand};

@@ -13,8 +13,8 @@ use placement::picture::{Allocation, Request};
 use serde_json::{Value, json};
 
 use super::{
-    again, checks, create, disk_template, disks, find, hook_env, layout, lock_nodes, nodes_of,
-    real, spec_of, wipe,
+    again, checks, disk_template, disks, find, hook_env, layout, lock_nodes, nodes_of, real,
+    spec_of, wipe,
 };
 use crate::allocate;
 use crate::lu::{Cx, Hooks, Level, Locks, LogicalUnit, expand};
@@ -51,7 +51,7 @@ impl LogicalUnit for InstanceRecreateDisks {
         // Where neither is given the disks stay where they are, whatever the cluster's allocator is.
         if self.iallocator.is_some() || !self.nodes.is_empty() {
             let named = self.iallocator.clone();
-            self.iallocator = create::iallocator_or_node(cx, named, !self.nodes.is_empty())?;
+            self.iallocator = checks::iallocator_or_node(cx, named, !self.nodes.is_empty())?;
         }
         for (index, changes) in &mut self.disks.0 {
             layout::force(changes)?;
@@ -120,10 +120,10 @@ impl LogicalUnit for InstanceRecreateDisks {
             nodes = Some(choose(cx, &config, &instance, allocator).await?);
         }
         let all = nodes.clone().unwrap_or_else(|| nodes_of(&config, &instance));
-        let exclusive = all.iter().any(|node| create::exclusive_storage(&config, node));
+        let exclusive = all.iter().any(|node| checks::exclusive_storage(&config, node));
         for changes in changes.values() {
             if changes.contains_key("spindles") {
-                create::check_spindles(true, exclusive)?;
+                checks::check_spindles(true, exclusive)?;
             }
         }
         Ok(Plan { instance, nodes, changes })

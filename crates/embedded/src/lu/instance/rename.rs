@@ -11,7 +11,7 @@ use model::params;
 use node::{DiskSpec, OsParams};
 use serde_json::{Value, json};
 
-use super::{again, checks, create, disks, find, hook_env, layout, spec_of};
+use super::{again, checks, disks, find, hook_env, layout, naming, spec_of};
 use crate::lu::{Cx, Hooks, Level, Locks, LogicalUnit, expand};
 use crate::spec;
 
@@ -29,9 +29,9 @@ impl LogicalUnit for InstanceRename {
             // A name that is not known is refused before the new one is looked up.
             let found = find(cx, &self.instance_name, self.instance_uuid.as_deref())?;
             self.instance_uuid = NonEmpty::new(found.meta.uuid.as_str());
-            let host = create::resolve(cx, &self.new_name).await?;
+            let host = naming::resolve(cx, &self.new_name).await?;
             if self.ip_check {
-                create::check_unused(cx, &host, &host.name).await?;
+                naming::check_unused(cx, &host, &host.name).await?;
             }
             if let Some(name) = NonEmpty::new(host.name) {
                 self.new_name = name;
@@ -47,7 +47,7 @@ impl LogicalUnit for InstanceRename {
         if *self.new_name == *instance.name {
             return Ok(locks);
         }
-        create::check_new_name(config, &self.new_name)?;
+        naming::check_new_name(config, &self.new_name)?;
         Ok(locks.exclusive(Level::Instance, self.new_name.as_str()))
     }
 
@@ -63,7 +63,7 @@ impl LogicalUnit for InstanceRename {
         checks::node_online(&config, &instance.primary_node)?;
         checks::state(cx, &instance, checks::NOT_RUNNING, Some("cannot rename"))?;
         if moves {
-            create::check_new_name(&config, &self.new_name)?;
+            naming::check_new_name(&config, &self.new_name)?;
         }
         Ok(instance)
     }

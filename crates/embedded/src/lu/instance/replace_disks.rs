@@ -15,7 +15,7 @@ use model::param::{DiskTemplate, ReplaceMode};
 use placement::picture::Request;
 use serde_json::{Value, json};
 
-use super::{checks, create, find, find_disk, hook_env, lock_nodes, nodes_of};
+use super::{checks, find, find_disk, hook_env, lock_nodes, nodes_of};
 use crate::allocate;
 use crate::lu::{Cx, Hooks, Level, Locks, LogicalUnit, expand};
 use crate::spec;
@@ -48,7 +48,7 @@ impl LogicalUnit for InstanceReplaceDisks {
                 ));
             }
             let named = self.iallocator.clone();
-            self.iallocator = create::iallocator_or_node(cx, named, self.remote_node.is_some())?;
+            self.iallocator = checks::iallocator_or_node(cx, named, self.remote_node.is_some())?;
         } else if self.remote_node.is_some() || self.iallocator.is_some() {
             return Err(GanetiError::wrong_input(
                 "The iallocator and new node options can only be used when changing the secondary node",

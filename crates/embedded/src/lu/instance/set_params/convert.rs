@@ -16,7 +16,7 @@ use super::{driver, file_dir};
 use crate::allocate;
 use crate::config::Draft;
 use crate::lu::instance::layout::{self, Layout, NewDisk};
-use crate::lu::instance::{again, checks, create, disks, spec_of};
+use crate::lu::instance::{again, checks, disks, spec_of};
 use crate::lu::{Cx, cx::exec_error, expand};
 use crate::spec;
 
@@ -193,7 +193,7 @@ fn check_group(
         }
     }
     let nodes = std::iter::once(&instance.primary_node).chain(secondary);
-    let exclusive = nodes.into_iter().any(|uuid| create::exclusive_storage(config, uuid));
+    let exclusive = nodes.into_iter().any(|uuid| checks::exclusive_storage(config, uuid));
     if exclusive && template != DiskTemplate::Plain {
         return Err(GanetiError::wrong_state(format!(
             "Cannot convert disk template from {from} to {template} when exclusive storage is enabled"

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::changes::{check_empty, find, place};
 use super::{Done, Plan, driver, file_dir, plug};
 use crate::lu::instance::layout::{self, Layout, NewDisk};
-use crate::lu::instance::{again, checks, create, disks, nodes_of, spec_of, wipe};
+use crate::lu::instance::{again, checks, disks, nodes_of, spec_of, wipe};
 use crate::lu::{Cx, cx::exec_error};
 use crate::spec;
 
@@ -61,7 +61,7 @@ pub(super) fn check(
 ) -> Result<()> {
     let config = cx.config();
     let exclusive =
-        nodes_of(&config, instance).iter().any(|uuid| create::exclusive_storage(&config, uuid));
+        nodes_of(&config, instance).iter().any(|uuid| checks::exclusive_storage(&config, uuid));
     for change in &mut *changes {
         check_empty("disk", change)?;
         check_one(cx, op, &config, instance, change, exclusive, hotplug)?;
@@ -140,7 +140,7 @@ fn check_one(
         _ => {}
     }
     if ["add", "attach"].contains(&change.action.as_str()) {
-        create::check_spindles(change.params.contains_key("spindles"), exclusive)?;
+        checks::check_spindles(change.params.contains_key("spindles"), exclusive)?;
         let kind = if change.action == "add" { template } else { DiskTemplate::Diskless };
         if change.action == "add" {
             layout::check_provider(change.params.contains_key("provider"), kind)?;

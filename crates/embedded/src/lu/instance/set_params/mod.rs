@@ -20,7 +20,7 @@ use node::{Device, Hotplug};
 use serde_json::{Value, json};
 
 use super::{checks, disk_template, find, hook_env, mark, nodes_of, spec_of};
-use crate::lu::instance::{create, layout};
+use crate::lu::instance::layout;
 use crate::lu::{Cx, Hooks, Level, Locks, LogicalUnit, expand};
 
 /// Entries of the job's result, in the order of the work.
@@ -75,7 +75,7 @@ impl LogicalUnit for InstanceSetParams {
                 ));
             }
             if template == DiskTemplate::Drbd {
-                self.iallocator = create::iallocator_or_node(
+                self.iallocator = checks::iallocator_or_node(
                     cx,
                     self.iallocator.clone(),
                     self.remote_node.is_some(),
