@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use model::config::{Cluster, Config, Disk, Filter, Instance, Network, Node, NodeGroup};
 use model::error::Result;
 use model::name::{JobId, Uuid};
+use tokio::sync::watch;
 
 use crate::env::Env;
 
@@ -138,12 +139,15 @@ pub struct ConfigStore {
     inner: Mutex<Inner>,
     journal: Arc<dyn Journal>,
     env: Arc<Env>,
+    /// The newest version, for those who keep something in step.
+    version: watch::Sender<u64>,
 }
 
 impl ConfigStore {
     pub fn new(config: Config, journal: Arc<dyn Journal>, env: Arc<Env>) -> Self {
+        let version = watch::Sender::new(config.version);
         let inner = Inner { config: Arc::new(config), reservations: Reservations::default() };
-        Self { inner: Mutex::new(inner), journal, env }
+        Self { inner: Mutex::new(inner), journal, env, version }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -154,6 +158,11 @@ impl ConfigStore {
     /// The newest snapshot.
     pub fn snapshot(&self) -> Arc<Config> {
         self.lock().config.clone()
+    }
+
+    /// Tells whenever there is a newer snapshot.
+    pub fn versions(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
     }
 
     /// Changes the configuration. The closure sees the newest one; when it succeeds its changes become the next snapshot, and
@@ -187,6 +196,7 @@ impl ConfigStore {
             return Ok((value, Box::pin(async { Ok(()) })));
         }
         config.version += 1;
+        self.version.send_replace(config.version);
         inner.config = Arc::new(config);
         // Under the lock, so that the journal sees commits in their order.
         Ok((value, self.journal.write(changes)))

@@ -220,6 +220,11 @@ impl EmbeddedEngine {
         self.shared.config.snapshot()
     }
 
+    /// Tells whenever there is a newer configuration.
+    pub fn config_versions(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.shared.config.versions()
+    }
+
     fn start_chores(self: &Arc<Self>) {
         let every = self.options.chores_every;
         let engine = Arc::downgrade(self);
@@ -403,6 +408,11 @@ impl Engine for EmbeddedEngine {
     async fn submit_job(&self, ops: Vec<Op>) -> Result<JobId> {
         check_disks_readable(&ops)?;
         self.queue.submit(ops).await
+    }
+
+    async fn submit_job_to_drained_queue(&self, ops: Vec<Op>) -> Result<JobId> {
+        check_disks_readable(&ops)?;
+        self.queue.submit_even_drained(ops).await
     }
 
     async fn submit_many_jobs(&self, jobs: Vec<Vec<Op>>) -> Result<Vec<Result<JobId, String>>> {

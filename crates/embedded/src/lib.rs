@@ -16,6 +16,7 @@ pub(crate) mod query;
 pub(crate) mod queue;
 pub(crate) mod secret;
 pub(crate) mod spec;
+pub mod ssconf;
 pub(crate) mod store;
 pub mod verify;
 

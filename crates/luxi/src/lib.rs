@@ -6,3 +6,4 @@
 pub mod frame;
 pub mod message;
 pub mod method;
+pub mod server;

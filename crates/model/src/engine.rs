@@ -43,6 +43,9 @@ pub trait Engine: Send + Sync + 'static {
     /// Accepts a job. Its id is answered only once the job would survive a crash.
     async fn submit_job(&self, ops: Vec<Op>) -> Result<JobId>;
 
+    /// Accepts a job even while the queue is closed for submissions.
+    async fn submit_job_to_drained_queue(&self, ops: Vec<Op>) -> Result<JobId>;
+
     /// Accepts several jobs with consecutive ids; for each its id or why it was refused.
     async fn submit_many_jobs(&self, jobs: Vec<Vec<Op>>) -> Result<Vec<Result<JobId, String>>>;
 

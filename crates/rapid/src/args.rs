@@ -98,6 +98,10 @@ pub(crate) struct Serve {
     /// Make a simulated cluster of so many nodes, if there is no cluster yet.
     #[arg(long, value_name = "N")]
     pub(crate) simulate_nodes: Option<usize>,
+    /// Let Ganeti's own tools work on this cluster: keep the files that they look for, and speak LUXI, below this directory,
+    /// whose last part must be the master node's name.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) ganeti_root: Option<PathBuf>,
     /// The Ganeti release whose fields and defaults are spoken: 3.0 or 3.1.
     #[arg(long, value_name = "RELEASE", default_value = "3.1")]
     pub(crate) compat: Compat,

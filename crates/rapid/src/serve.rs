@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Cli, Command, Serve};
 use crate::first_start::{self, NewUser};
-use crate::{extra, logging};
+use crate::{extra, ganeti_root, logging};
 
 /// The file of certificate and key in the data directory.
 const CERTIFICATE: &str = "rapi.pem";
@@ -80,11 +80,18 @@ async fn serve(args: &Serve) -> Result<()> {
         );
     }
     let secure = options.tls.is_some();
+    let ganeti_root = match &args.ganeti_root {
+        Some(dir) => Some(ganeti_root::start(dir, &engine)?),
+        None => None,
+    };
     let server = Server::bind(engine.clone() as Arc<dyn Engine>, options)?;
     announce(args, &server, secure, new_user.as_ref());
     let reloading = tokio::spawn(reload_on_hangup(users));
     server.run(stop_signal()).await;
     reloading.abort();
+    if let Some(ganeti_root) = ganeti_root {
+        ganeti_root.stop().await;
+    }
     tracing::info!("finishing running jobs");
     engine.shutdown().await;
     tracing::info!("stopped");

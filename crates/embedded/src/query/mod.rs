@@ -215,12 +215,13 @@ pub(crate) fn job_values(job: &Job, fields: &[&str], compat: Compat) -> Result<V
     Ok(selected.iter().map(|field| field.cell(&cx).into_plain()).collect())
 }
 
-/// The same for waiting, where a field that does not exist is null (Ganeti 3.0.2, asked).
+/// The same for waiting, where all values are null as soon as one field does not exist (Ganeti 3.0.2, asked).
 pub(crate) fn job_values_seen(job: &Job, fields: &[&str], compat: Compat) -> Vec<Value> {
     let table = job::table();
     let cx = job::Cx::new(job.id, Some(job), compat);
-    let value = |name: &&str| table.get(name).map_or(Value::Null, |row| row.cell(&cx).into_plain());
-    fields.iter().map(value).collect()
+    let value = |name: &&str| table.get(name).map(|row| row.cell(&cx).into_plain());
+    let values: Option<Vec<Value>> = fields.iter().map(value).collect();
+    values.unwrap_or_else(|| vec![Value::Null; fields.len()])
 }
 
 /// Answers a query on locks, all of which are handed in: those held and those waited for.

@@ -143,10 +143,23 @@ impl Queue {
 
     /// Accepts one job; its id is answered once it is durable.
     pub(crate) async fn submit(&self, ops: Vec<Op>) -> Result<JobId> {
+        self.check_open()?;
+        self.submit_even_drained(ops).await
+    }
+
+    /// The same while the queue is closed for submissions.
+    pub(crate) async fn submit_even_drained(&self, ops: Vec<Op>) -> Result<JobId> {
         let mut answers = self.hand_over(vec![ops], None)?;
         let (id, answer) = answers.pop().expect("one job was handed over");
         answer.await.unwrap_or_else(|_| Err(gone()))?;
         Ok(id)
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.is_drained() {
+            return Err(GanetiError::new(ErrorClass::GenericError, "Queue drained"));
+        }
+        Ok(())
     }
 
     /// Accepts several with consecutive ids.
@@ -155,6 +168,7 @@ impl Queue {
         jobs: Vec<Vec<Op>>,
         parent: Option<&Parent>,
     ) -> Result<Vec<Result<JobId, String>>> {
+        self.check_open()?;
         let mut ids = Vec::with_capacity(jobs.len());
         for (id, answer) in self.hand_over(jobs, parent)? {
             let answer = answer.await.unwrap_or_else(|_| Err(gone()));
@@ -171,9 +185,6 @@ impl Queue {
     ) -> Result<Vec<(JobId, oneshot::Receiver<Result<(), StoreError>>)>> {
         {
             let inner = self.lock();
-            if inner.drained {
-                return Err(GanetiError::new(ErrorClass::GenericError, "Queue drained"));
-            }
             if inner.stopping {
                 return Err(GanetiError::new(ErrorClass::JobQueueError, "Queue is shutting down"));
             }

@@ -75,6 +75,10 @@ impl Engine for FakeEngine {
         Ok(JobId(u64::try_from(submitted.len()).unwrap()))
     }
 
+    async fn submit_job_to_drained_queue(&self, ops: Vec<Op>) -> Result<JobId> {
+        self.submit_job(ops).await
+    }
+
     async fn submit_many_jobs(&self, _: Vec<Vec<Op>>) -> Result<Vec<Result<JobId, String>>> {
         Ok(Vec::new())
     }

@@ -63,6 +63,10 @@ impl Engine for StandIn {
         Ok(JobId(self.jobs.fetch_add(1, Ordering::Relaxed) + 1))
     }
 
+    async fn submit_job_to_drained_queue(&self, _ops: Vec<Op>) -> Result<JobId> {
+        no()
+    }
+
     async fn submit_many_jobs(&self, _jobs: Vec<Vec<Op>>) -> Result<Vec<Result<JobId, String>>> {
         no()
     }
