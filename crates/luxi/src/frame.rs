@@ -29,6 +29,11 @@ impl Reader {
         !self.buffer.is_empty()
     }
 
+    /// How much came that no message was made of yet.
+    pub fn waiting_bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// A message that is already there, without its end.
     pub fn take(&mut self) -> Option<BytesMut> {
         let Some(at) = self.buffer[self.searched..].iter().position(|byte| *byte == END) else {
@@ -38,6 +43,10 @@ impl Reader {
         let message = self.buffer.split_to(self.searched + at);
         self.buffer.advance(1);
         self.searched = 0;
+        if self.buffer.is_empty() {
+            // The memory goes with the message: it may be much, and a connection is kept for long.
+            self.buffer = BytesMut::new();
+        }
         Some(message)
     }
 

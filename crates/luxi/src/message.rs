@@ -1,9 +1,13 @@
 //! What is in a message: a request names a call and its arguments, a response has its result or its failure.
 
 use model::error::{ErrorClass, GanetiError, Result};
+use model::python;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::frame::END;
 use crate::method::Method;
 
 /// Ganeti's failures that are no exception of its own begin so: luxid could not read the request (3.0.2).
@@ -18,29 +22,66 @@ pub fn request(method: Method, args: &Value, version: Option<u32>) -> Vec<u8> {
     request.to_string().into_bytes()
 }
 
-#[derive(Deserialize)]
-struct Response {
-    success: bool,
-    #[serde(default)]
-    result: Value,
+/// The bytes of a request, with the end that frames it.
+pub fn framed(method: Method, args: &Value) -> Vec<u8> {
+    let mut request = request(method, args, None);
+    request.push(END);
+    request
 }
 
-/// Reads a response: its result, or the failure that it names. What is no response is a `ProtocolError`. A version in it is not
-/// looked at: the messages are the same in all of 3.x.
+#[derive(Deserialize)]
+struct Response<'a> {
+    success: bool,
+    #[serde(borrow)]
+    result: &'a RawValue,
+}
+
+/// Reads a response: its result, or the failure that it names.
 pub fn read_response(text: &[u8]) -> Result<Value> {
-    let protocol = |text: String| GanetiError::new(ErrorClass::ProtocolError, text);
-    let response: Response = serde_json::from_slice(text)
-        .map_err(|error| protocol(format!("Error while deserializing response: {error}")))?;
-    if response.success { Ok(response.result) } else { Err(failure(&response.result)) }
+    read_as(read_result(text)?.get())
+}
+
+/// Reads a response as far as the text of its result, or the failure that it names. What is no response is a `ProtocolError`. A
+/// version in it is not looked at: the messages are the same in all of 3.x.
+pub fn read_result(text: &[u8]) -> Result<&RawValue> {
+    match serde_json::from_slice::<Response<'_>>(text) {
+        Ok(Response { success: true, result }) => Ok(result),
+        Ok(Response { success: false, result }) => Err(failure(read_as(result.get())?)),
+        Err(error) => Err(match serde_json::from_slice::<Value>(text) {
+            Ok(other) => invalid(&other),
+            Err(_) => protocol(format!("Error while deserializing response: {error}")),
+        }),
+    }
+}
+
+/// Reads a result as what it must be.
+pub fn read_as<T: DeserializeOwned>(result: &str) -> Result<T> {
+    serde_json::from_str(result).map_err(|error| match serde_json::from_str::<Value>(result) {
+        Ok(other) => invalid(&other),
+        Err(_) => protocol(format!("Error while deserializing response: {error}")),
+    })
+}
+
+/// How much of an answer that nobody understands is shown.
+const SHOWN_CHARS: usize = 200;
+
+/// What is said of a message that is something else than it should be (3.0.2, `rpc/client.py`).
+fn invalid(value: &Value) -> GanetiError {
+    let shown: String = python::repr(value).chars().take(SHOWN_CHARS).collect();
+    protocol(format!("Invalid response from server: {shown}"))
+}
+
+fn protocol(text: String) -> GanetiError {
+    GanetiError::new(ErrorClass::ProtocolError, text)
 }
 
 /// The exception that a failure stands for. Ganeti: one of its own is raised as itself, anything else as `RequestError`
-/// (3.0.2, `rpc/transport`, `luxi`).
-fn failure(result: &Value) -> GanetiError {
-    GanetiError::from_value(result).unwrap_or_else(|| GanetiError {
-        class: ErrorClass::RequestError,
-        args: vec![result.clone()],
-    })
+/// (3.0.2, `rpc/client.py`, `errors.py`).
+fn failure(result: Value) -> GanetiError {
+    match GanetiError::from_value(&result) {
+        Some(error) if error.class.is_raised_by_clients() => error,
+        _ => GanetiError { class: ErrorClass::RequestError, args: vec![result] },
+    }
 }
 
 /// The text of a response. Ganeti: `RequestError` is what clients make of a plain text, so it goes out as that (3.0.2).
@@ -66,8 +107,19 @@ mod tests {
         assert_eq!(error, GanetiError::new(ErrorClass::JobLost, "Can't load job file"));
         let error = read(r#"{"success":false,"result":"Failed to parse request: x"}"#);
         assert_eq!(error, GanetiError::new(ErrorClass::RequestError, "Failed to parse request: x"));
-        assert_eq!(read("nonsense").class, ErrorClass::ProtocolError);
-        assert_eq!(read("[]").class, ErrorClass::ProtocolError);
+        let check = |text: &str, expected: &str| {
+            assert_eq!(read(text), GanetiError::new(ErrorClass::ProtocolError, expected));
+        };
+        check("[]", "Invalid response from server: []");
+        check("{\"result\":5}", "Invalid response from server: {'result': 5}");
+        let error = read("nonsense");
+        assert_eq!(error.class, ErrorClass::ProtocolError);
+        assert!(error.to_string().starts_with("Error while deserializing response: "), "{error}");
+        let error = read(r#"{"success":false,"result":["Nonsense",["a"]]}"#);
+        assert_eq!(error.class, ErrorClass::RequestError);
+        assert_eq!(error.to_string(), "['Nonsense', ['a']]");
+        let error = read(r#"{"success":false,"result":["TimeoutError",["a"]]}"#);
+        assert_eq!(error.class, ErrorClass::RequestError);
     }
 
     #[test]

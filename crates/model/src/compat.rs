@@ -11,6 +11,15 @@ pub enum Compat {
 }
 
 impl Compat {
+    /// What to speak with a cluster of a release such as 3.0.2: the newest that is not newer, else the oldest there is.
+    pub fn of_release(version: &str) -> Self {
+        let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+        match (numbers.next(), numbers.next()) {
+            (Some(major), Some(minor)) if (major, minor) >= (3, 1) => Self::V31,
+            _ => Self::V30,
+        }
+    }
+
     /// The text of `software_version` in `/2/info` and of the `Server` header.
     pub fn software_version(self) -> &'static str {
         match self {
@@ -37,5 +46,21 @@ impl FromStr for Compat {
             "3.1" => Ok(Self::V31),
             _ => Err(format!("unknown release '{text}', known are 3.0 and 3.1")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_is_spoken_as_the_newest_known_one_before_it() {
+        let check = |version, expected| assert_eq!(Compat::of_release(version), expected);
+        check("3.0.2", Compat::V30);
+        check("3.1.1", Compat::V31);
+        check("3.2.0~alpha1", Compat::V31);
+        check("4.0.0", Compat::V31);
+        check("2.16.0", Compat::V30);
+        check("", Compat::V30);
     }
 }

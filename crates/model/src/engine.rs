@@ -13,6 +13,9 @@ use crate::opcode::Op;
 use crate::param::TagKind;
 use crate::query::{Answer, FieldDef, Item, Row};
 
+/// The text of the time-out of who could not even connect to the master daemon. Ganeti: `rpc/transport.py` (3.0.2).
+pub const CONNECT_TIMED_OUT: &str = "Connect timed out";
+
 /// What [`Engine::wait_for_job_change`] saw.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobChange {

@@ -62,6 +62,27 @@ error_classes! {
     FileStoragePathError,
     ResultValidationError,
     QuitGanetiException,
+    PidFileLockError,
+    HotplugError,
+    ConfigVerifyError,
+    RemoteError,
+    SignatureError,
+    OpRetryNotSupportedError,
+    DeviceCreationError,
+    OpCodeUnknown,
+    JobFileCorrupted,
+    ParseError,
+    X509CertError,
+    InotifyError,
+    ConfdMagicError,
+    ConfdClientError,
+    UdpDataSizeError,
+    NoCtypesError,
+    IPAddressError,
+    LuxiError,
+    QueryFilterParseError,
+    RapiTestResult,
+    SshUpdateError,
     /// The request could not be parsed by the master daemon (LUXI's plain-text failure); the door answers 502.
     RequestError,
     /// The master daemon spoke nonsense; the door answers 502.
@@ -72,6 +93,22 @@ error_classes! {
     TimeoutError,
     /// The master daemon's socket may not be opened; the door answers 500.
     PermissionError,
+}
+
+impl ErrorClass {
+    /// Whether clients of LUXI raise an exception of this class when they are sent one. Ganeti: those of `errors.py` (3.0.2)
+    /// but for those that are no `GenericError`.
+    pub fn is_raised_by_clients(self) -> bool {
+        !matches!(
+            self,
+            Self::QuitGanetiException
+                | Self::RequestError
+                | Self::ProtocolError
+                | Self::NoMasterError
+                | Self::TimeoutError
+                | Self::PermissionError
+        )
+    }
 }
 
 /// The classification of a prerequisite error (Ganeti's `ECODE_*`).

@@ -60,6 +60,8 @@ impl From<GanetiError> for HttpError {
             ErrorClass::PermissionError => {
                 "Internal error: no permission to connect to the master daemon".to_owned()
             }
+            ErrorClass::NoMasterError => format!("Can't connect to master daemon: {error}"),
+            ErrorClass::TimeoutError => String::new(),
             _ => error.to_string(),
         };
         Self { status, message: (!message.is_empty()).then_some(message) }
@@ -133,10 +135,10 @@ mod tests {
         };
         check(ErrorClass::JobQueueFull, 503, Some("text"));
         check(ErrorClass::JobQueueDrainError, 503, Some("text"));
-        check(ErrorClass::NoMasterError, 502, Some("text"));
+        check(ErrorClass::NoMasterError, 502, Some("Can't connect to master daemon: text"));
         check(ErrorClass::RequestError, 502, Some("text"));
         check(ErrorClass::ProtocolError, 502, Some("text"));
-        check(ErrorClass::TimeoutError, 504, Some("text"));
+        check(ErrorClass::TimeoutError, 504, None);
         check(ErrorClass::GenericError, 500, Some("text"));
         check(
             ErrorClass::PermissionError,

@@ -95,6 +95,13 @@ pub(crate) struct Serve {
     /// An origin whose web pages may use the API, as `https://console.example.com`; may be given again.
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) cors_origin: Vec<String>,
+    /// What the API is served for: a cluster of its own, or the Ganeti cluster whose master this machine is. With the latter
+    /// users and certificate are Ganeti's own unless they are named.
+    #[arg(long, value_name = "ENGINE", default_value = "embedded")]
+    pub(crate) engine: Behind,
+    /// The socket of Ganeti's master daemon, for the engine `luxi`; by default Ganeti's own, below `GANETI_ROOTDIR` where that is set.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) luxi_socket: Option<PathBuf>,
     /// Make a simulated cluster of so many nodes, if there is no cluster yet.
     #[arg(long, value_name = "N")]
     pub(crate) simulate_nodes: Option<usize>,
@@ -102,9 +109,17 @@ pub(crate) struct Serve {
     /// whose last part must be the master node's name.
     #[arg(long, value_name = "DIR")]
     pub(crate) ganeti_root: Option<PathBuf>,
-    /// The Ganeti release whose fields and defaults are spoken: 3.0 or 3.1.
+    /// The Ganeti release whose fields and defaults are spoken: 3.0 or 3.1. With the engine `luxi` it is the cluster's own.
     #[arg(long, value_name = "RELEASE", default_value = "3.1")]
     pub(crate) compat: Compat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Behind {
+    /// A cluster of its own.
+    Embedded,
+    /// A real Ganeti cluster, by the protocol LUXI.
+    Luxi,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

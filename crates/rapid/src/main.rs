@@ -5,6 +5,7 @@ mod cluster_init;
 mod commands;
 mod extra;
 mod first_start;
+mod ganeti;
 mod ganeti_root;
 mod logging;
 mod metrics;

@@ -9,14 +9,16 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use embedded::engine::{self, EmbeddedEngine};
+use luxi::client::engine::LuxiEngine;
 use model::engine::Engine;
 use rapi::serve::{Options, Server};
 use rapi::tls::{TlsFiles, ensure_certificate};
 use rapi::users::Users;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::{Cli, Command, Serve};
+use crate::args::{Behind, Cli, Command, Serve};
 use crate::first_start::{self, NewUser};
+use crate::ganeti::Ganeti;
 use crate::{extra, ganeti_root, logging};
 
 /// The file of certificate and key in the data directory.
@@ -62,29 +64,30 @@ pub(crate) fn as_ganeti_rapi() -> Result<ExitCode> {
 }
 
 async fn serve(args: &Serve) -> Result<()> {
-    first_start::cluster(args)?;
-    let (users_path, new_user) = first_start::users(args)?;
-    let mut settings = engine::Options::new(&args.data.data_dir);
-    settings.compat = args.compat;
-    let engine = EmbeddedEngine::open(settings).await?;
+    let (behind, users_path, new_user) = match args.engine {
+        Behind::Embedded => embedded(args).await?,
+        Behind::Luxi => luxi(args).await,
+    };
+    let engine = behind.engine();
     let users = Arc::new(Users::new(Some(users_path)));
     let mut options = Options::new(tls(args)?, users.clone());
     options.listen = addresses(args)?;
     options.require_authentication = args.require_authentication;
     options.max_clients = args.max_clients;
     options.cors_origins.clone_from(&args.cors_origin);
-    options.extra = extra::router(engine.clone() as Arc<dyn Engine>, options.metrics.clone());
+    options.extra = extra::router(engine.clone(), options.metrics.clone());
     if options.is_wide_open() {
         tracing::warn!(
             "others than this machine can read without credentials; --require-authentication refuses them"
         );
     }
     let secure = options.tls.is_some();
-    let ganeti_root = match &args.ganeti_root {
-        Some(dir) => Some(ganeti_root::start(dir, &engine)?),
-        None => None,
+    let ganeti_root = match (&args.ganeti_root, &behind) {
+        (Some(dir), Opened::Embedded(engine)) => Some(ganeti_root::start(dir, engine)?),
+        (Some(_), Opened::Luxi(_)) => bail!("--ganeti-root is for a cluster of our own"),
+        (None, _) => None,
     };
-    let server = Server::bind(engine.clone() as Arc<dyn Engine>, options)?;
+    let server = Server::bind(engine, options)?;
     announce(args, &server, secure, new_user.as_ref());
     let reloading = tokio::spawn(reload_on_hangup(users));
     server.run(stop_signal()).await;
@@ -92,20 +95,65 @@ async fn serve(args: &Serve) -> Result<()> {
     if let Some(ganeti_root) = ganeti_root {
         ganeti_root.stop().await;
     }
-    tracing::info!("finishing running jobs");
-    engine.shutdown().await;
+    behind.shutdown().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What is behind the door.
+enum Opened {
+    Embedded(Arc<EmbeddedEngine>),
+    Luxi(Arc<LuxiEngine>),
+}
+
+impl Opened {
+    fn engine(&self) -> Arc<dyn Engine> {
+        match self {
+            Self::Embedded(engine) => engine.clone(),
+            Self::Luxi(engine) => engine.clone(),
+        }
+    }
+
+    async fn shutdown(&self) {
+        match self {
+            Self::Embedded(engine) => {
+                tracing::info!("finishing running jobs");
+                engine.shutdown().await;
+            }
+            Self::Luxi(engine) => engine.shutdown().await,
+        }
+    }
+}
+
+/// A cluster of our own, made if there is none, and its users.
+async fn embedded(args: &Serve) -> Result<(Opened, PathBuf, Option<NewUser>)> {
+    first_start::cluster(args)?;
+    let (users, new_user) = first_start::users(args)?;
+    let mut settings = engine::Options::new(&args.data.data_dir);
+    settings.compat = args.compat;
+    let engine = EmbeddedEngine::open(settings).await?;
+    Ok((Opened::Embedded(engine), users, new_user))
+}
+
+/// The cluster of this machine's Ganeti, and its users.
+async fn luxi(args: &Serve) -> (Opened, PathBuf, Option<NewUser>) {
+    let ganeti = Ganeti::here();
+    let mut settings = ganeti.luxi(args.luxi_socket.clone());
+    settings.queries_max = settings.queries_max.max(args.max_clients);
+    let engine = LuxiEngine::start(settings).await;
+    let users = args.users_file.clone().unwrap_or_else(|| ganeti.users_file());
+    (Opened::Luxi(engine), users, None)
 }
 
 fn tls(args: &Serve) -> Result<Option<TlsFiles>> {
     if args.no_ssl {
         return Ok(None);
     }
-    let own = args.data.data_dir.join(CERTIFICATE);
-    let certificate = match &args.ssl_cert {
-        Some(path) => path.clone(),
-        None => {
+    let certificate = match (&args.ssl_cert, args.engine) {
+        (Some(path), _) => path.clone(),
+        (None, Behind::Luxi) => Ganeti::here().certificate(),
+        (None, Behind::Embedded) => {
+            let own = args.data.data_dir.join(CERTIFICATE);
             if ensure_certificate(&own)? {
                 tracing::info!("made a self-signed certificate, {}", own.display());
             }

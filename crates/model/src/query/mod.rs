@@ -65,6 +65,17 @@ pub enum FieldKind {
 }
 
 impl FieldKind {
+    pub const ALL: &'static [Self] = &[
+        Self::Unknown,
+        Self::Text,
+        Self::Bool,
+        Self::Number,
+        Self::Float,
+        Self::Unit,
+        Self::Timestamp,
+        Self::Other,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -76,6 +87,10 @@ impl FieldKind {
             Self::Timestamp => "timestamp",
             Self::Other => "other",
         }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == text)
     }
 }
 

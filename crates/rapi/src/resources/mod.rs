@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use model::engine::Engine;
+use model::engine::{CONNECT_TIMED_OUT, Engine};
 use model::error::ErrorClass;
 use model::name::JobId;
 use model::opcode::{Op, OpCode};
@@ -50,8 +50,8 @@ pub(crate) async fn submit(engine: &Arc<dyn Engine>, ops: Vec<Op>) -> Result<Job
         let message = match error.class {
             ErrorClass::JobQueueFull => "Job queue is full, needs archiving".to_owned(),
             ErrorClass::JobQueueDrainError => "Job queue is drained, cannot submit".to_owned(),
-            ErrorClass::NoMasterError => format!("Master seems to be unreachable: {error}"),
-            ErrorClass::TimeoutError => {
+            // Connecting comes before submitting: its time-out has no words.
+            ErrorClass::TimeoutError if error.to_string() != CONNECT_TIMED_OUT => {
                 format!("Timeout while talking to the master daemon: {error}")
             }
             _ => return HttpError::from(error),
