@@ -149,10 +149,11 @@ fn tls(args: &Serve) -> Result<Option<TlsFiles>> {
     if args.no_ssl {
         return Ok(None);
     }
-    let certificate = match (&args.ssl_cert, args.engine) {
-        (Some(path), _) => path.clone(),
-        (None, Behind::Luxi) => Ganeti::here().certificate(),
-        (None, Behind::Embedded) => {
+    let ganetis = Some(Ganeti::here().certificate());
+    let ganetis = ganetis.filter(|path| args.engine == Behind::Luxi && path.exists());
+    let certificate = match args.ssl_cert.clone().or(ganetis) {
+        Some(path) => path,
+        None => {
             let own = args.data.data_dir.join(CERTIFICATE);
             if ensure_certificate(&own)? {
                 tracing::info!("made a self-signed certificate, {}", own.display());
