@@ -71,7 +71,7 @@ impl Door {
         let began = Instant::now();
         let (parts, incoming) = request.into_parts();
         let line = tracing::enabled!(target: ACCESS_LOG, tracing::Level::INFO)
-            .then(|| format!("{peer} {} {} {:?}", parts.method, parts.uri, parts.version));
+            .then(|| access_line(&parts, peer));
         let origin = self.cors.origin(&parts.headers).cloned();
         let mut place = Place::Unknown;
         let mut response = if self.cors.is_preflight(&parts.method, &parts.headers) {
@@ -211,6 +211,12 @@ impl Door {
             Err(never) => match never {},
         }
     }
+}
+
+/// The line of a request in the log; HTTP/2 has the whole address in it, of which only the path says something.
+fn access_line(parts: &Parts, peer: SocketAddr) -> String {
+    let target = parts.uri.path_and_query().map_or("*", |target| target.as_str());
+    format!("{peer} {} {target} {:?}", parts.method, parts.version)
 }
 
 /// What a path beside the API needs; `None` for those of the API.

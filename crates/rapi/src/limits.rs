@@ -48,8 +48,8 @@ pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Requests of one HTTP/2 connection at the same time.
 pub const STREAMS: u32 = 128;
 
-/// How long running requests have to end when the server stops.
-pub const SHUTDOWN_TIME: Duration = Duration::from_secs(30);
+/// How long running requests have to end when the server stops; `daemon-util` kills a daemon after 30 s.
+pub const SHUTDOWN_TIME: Duration = Duration::from_secs(20);
 
 /// The bytes of a users file.
 pub const USERS_BYTES: u64 = 4 << 20;

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
 
 use rapi::serve::ACCESS_LOG;
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -13,8 +14,8 @@ use crate::args::{LogFormat, Syslog};
 
 /// The system log's socket.
 const SYSLOG: &str = "/dev/log";
-/// Facility daemon (3), severity info (6).
-const PRIORITY: u8 = 3 * 8 + 6;
+/// The facility `daemon`; the severity is added.
+const FACILITY: u8 = 3 << 3;
 
 /// Starts logging. What is logged is set by `RAPID_LOG`, else by `debug`.
 pub(crate) fn start(format: LogFormat, syslog: Syslog, debug: bool) {
@@ -39,26 +40,50 @@ pub(crate) fn start(format: LogFormat, syslog: Syslog, debug: bool) {
     let system = (syslog != Syslog::No).then(|| {
         let layer =
             tracing_subscriber::fmt::layer().without_time().with_ansi(false).with_target(false);
-        layer.with_writer(SystemLog)
+        layer.with_writer(SystemLog { program: "rapid" })
     });
     // A second start in one process (a test) keeps the first.
     let _ =
         tracing_subscriber::registry().with(filter).with(text).with(json).with(system).try_init();
 }
 
-/// Writes each line as a datagram to the system log.
-struct SystemLog;
+/// Writes each line as a datagram to the system log, under a program's name.
+pub(crate) struct SystemLog {
+    pub(crate) program: &'static str,
+}
 
 impl<'a> MakeWriter<'a> for SystemLog {
     type Writer = SystemLine;
 
     fn make_writer(&'a self) -> SystemLine {
-        SystemLine(Vec::new())
+        self.line(Level::INFO)
+    }
+
+    fn make_writer_for(&'a self, from: &Metadata<'_>) -> SystemLine {
+        self.line(*from.level())
+    }
+}
+
+impl SystemLog {
+    fn line(&self, level: Level) -> SystemLine {
+        let priority = FACILITY + severity(level);
+        let text = format!("<{priority}>{}[{}]: ", self.program, std::process::id());
+        SystemLine(text.into_bytes())
+    }
+}
+
+/// As syslog counts it.
+fn severity(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
     }
 }
 
 /// A line that is sent when it is complete.
-struct SystemLine(Vec<u8>);
+pub(crate) struct SystemLine(Vec<u8>);
 
 impl Write for SystemLine {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -73,11 +98,25 @@ impl Write for SystemLine {
 
 impl Drop for SystemLine {
     fn drop(&mut self) {
-        let text = String::from_utf8_lossy(&self.0);
-        let message =
-            format!("<{PRIORITY}>ganeti-rapi[{}]: {}", std::process::id(), text.trim_end());
         // Without a system log there is nobody to tell that there is none.
-        let _ =
-            UnixDatagram::unbound().and_then(|socket| socket.send_to(message.as_bytes(), SYSLOG));
+        let _ = UnixDatagram::unbound()
+            .and_then(|socket| socket.send_to(self.0.trim_ascii_end(), SYSLOG));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_for_the_system_log_has_its_priority_and_its_program() {
+        let log = SystemLog { program: "ganeti-rapi" };
+        let pid = std::process::id();
+        for (level, priority) in
+            [(Level::ERROR, 27), (Level::WARN, 28), (Level::INFO, 30), (Level::DEBUG, 31)]
+        {
+            let line = String::from_utf8(log.line(level).0.clone()).unwrap();
+            assert_eq!(line, format!("<{priority}>ganeti-rapi[{pid}]: "));
+        }
     }
 }

@@ -3,6 +3,7 @@
 mod args;
 mod cluster_init;
 mod commands;
+mod daemon;
 mod extra;
 mod first_start;
 mod ganeti;
@@ -20,10 +21,10 @@ use args::{Cli, ClusterCommand, Command};
 #[expect(clippy::print_stderr, reason = "the last word of a command that failed")]
 fn main() -> ExitCode {
     let name = std::env::args_os().next().unwrap_or_default();
-    let as_daemon =
-        std::path::Path::new(&name).file_name().is_some_and(|name| name == "ganeti-rapi");
-    let done = if as_daemon { serve::as_ganeti_rapi() } else { run(Cli::parse().command) };
-    match done {
+    if std::path::Path::new(&name).file_name().is_some_and(|name| name == daemon::NAME) {
+        return daemon::run();
+    }
+    match run(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("rapid: {error:#}");

@@ -1,13 +1,11 @@
 //! `rapid serve`: puts the parts together, in order, and takes them apart again.
 
-use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
 use embedded::engine::{self, EmbeddedEngine};
 use luxi::client::engine::LuxiEngine;
 use model::engine::Engine;
@@ -16,50 +14,19 @@ use rapi::tls::{TlsFiles, ensure_certificate};
 use rapi::users::Users;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::{Behind, Cli, Command, Serve};
+use crate::args::{Behind, Serve};
 use crate::first_start::{self, NewUser};
 use crate::ganeti::Ganeti;
 use crate::{extra, ganeti_root, logging};
 
 /// The file of certificate and key in the data directory.
 const CERTIFICATE: &str = "rapi.pem";
-/// Says to the process that `ganeti-rapi` starts that it is the daemon.
-const DETACHED: &str = "RAPID_DETACHED";
 
 /// Serves until a signal says to stop.
 pub(crate) fn run(options: &Serve) -> Result<ExitCode> {
     logging::start(options.log_format, options.syslog, options.debug);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(serve(options))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Started under the name `ganeti-rapi`: Ganeti's options, all addresses, and in the background unless `-f` is given.
-pub(crate) fn as_ganeti_rapi() -> Result<ExitCode> {
-    let given: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let words = ["rapid".into(), "serve".into()].into_iter().chain(given.clone());
-    let Command::Serve(mut options) = Cli::parse_from(words).command else {
-        bail!("ganeti-rapi only serves");
-    };
-    if options.bind.is_none() && options.interface.is_none() {
-        options.bind = Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    }
-    if options.foreground {
-        return run(&options);
-    }
-    if std::env::var_os(DETACHED).is_some() {
-        rustix::process::setsid().context("cannot leave the terminal's session")?;
-        return run(&options);
-    }
-    let program = std::env::current_exe()?;
-    let mut command = std::process::Command::new(program);
-    {
-        use std::os::unix::process::CommandExt;
-        command.arg0("ganeti-rapi");
-    }
-    command.args(given).env(DETACHED, "1");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().context("cannot start the daemon")?;
     Ok(ExitCode::SUCCESS)
 }
 
