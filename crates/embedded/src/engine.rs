@@ -13,9 +13,10 @@ use model::engine::{Engine, FilterRule, Gauge, JobChange};
 use model::error::{ErrorClass, GanetiError, Result};
 use model::job::Job;
 use model::name::{JobId, Uuid};
-use model::opcode::{Op, OpCode};
+use model::opcode::Op;
 use model::param::TagKind;
-use model::query::{Answer, FieldDef, Item, Resource, Row};
+use model::query::rows::Rows;
+use model::query::{Answer, Cell, FieldDef, Item, Resource, Row};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -26,6 +27,7 @@ use crate::names::Names;
 use crate::nodes::Nodes;
 use crate::query::{self, JobsWanted, Queries, Request};
 use crate::queue::{Queue, rules};
+use crate::readable;
 use crate::store::{Backend, Reader, Store, StoreError, StoreJournal, Write, sqlite};
 use crate::verify::verify;
 
@@ -378,40 +380,19 @@ fn spelled(value: &Value) -> Value {
     parts.iter().enumerate().map(spell).collect()
 }
 
-/// Refuses changes of disks that the master daemon cannot read, as it does before there is a job (Ganeti 3.0,
-/// `IDiskParams`).
-fn check_disks_readable(ops: &[Op]) -> Result<()> {
-    let changes = ops.iter().filter_map(|op| match &op.code {
-        OpCode::InstanceSetParams(op) => Some(&op.disks.0),
-        _ => None,
-    });
-    let readable = |params: &model::param::Dict| {
-        let mode = params.get("mode").and_then(Value::as_str);
-        let size = params.get("size").and_then(Value::as_str);
-        mode.is_none_or(|mode| ["ro", "rw"].contains(&mode))
-            && size.is_none_or(|size| model::units::parse_unit(size).is_ok())
-    };
-    if changes.flatten().all(|change| readable(&change.params)) {
-        return Ok(());
-    }
-    let text =
-        "Failed to parse request: SubmitJob: Can't parse value for 'disks': Unable to read String";
-    Err(GanetiError::new(ErrorClass::RequestError, text))
-}
-
 #[async_trait]
 impl Engine for EmbeddedEngine {
     fn compat(&self) -> Compat {
         self.shared.compat
     }
 
-    async fn submit_job(&self, ops: Vec<Op>) -> Result<JobId> {
-        check_disks_readable(&ops)?;
+    async fn submit_job(&self, mut ops: Vec<Op>) -> Result<JobId> {
+        readable::read(&mut ops)?;
         self.queue.submit(ops).await
     }
 
-    async fn submit_job_to_drained_queue(&self, ops: Vec<Op>) -> Result<JobId> {
-        check_disks_readable(&ops)?;
+    async fn submit_job_to_drained_queue(&self, mut ops: Vec<Op>) -> Result<JobId> {
+        readable::read(&mut ops)?;
         self.queue.submit_even_drained(ops).await
     }
 
@@ -480,22 +461,28 @@ impl Engine for EmbeddedEngine {
         &self,
         ids: Option<&[JobId]>,
         fields: &[&str],
-    ) -> Result<Vec<Option<Vec<Value>>>> {
+    ) -> Result<Rows<Option<Vec<Value>>>> {
         let compat = self.shared.compat;
         let row = |job: &Job| query::job_values(job, fields, compat);
-        match ids {
+        let rows: Result<Vec<_>> = match ids {
             Some(ids) => ids.iter().map(|id| self.look_at_job(*id, row)?.transpose()).collect(),
             None if fields == ["id"] => {
                 let ids = self.read(|reader| reader.listed()).await?;
                 Ok(ids.into_iter().map(|id| Some(vec![json!(id)])).collect())
             }
             None => self.all_jobs(false).await?.iter().map(|job| row(job).map(Some)).collect(),
-        }
+        };
+        rows.map(Rows::Made)
     }
 
-    async fn query(&self, resource: &str, fields: &[String], filter: &Value) -> Result<Answer> {
+    async fn query(
+        &self,
+        resource: &str,
+        fields: &[String],
+        filter: &Value,
+    ) -> Result<Answer<Rows<Vec<Cell>>>> {
         let request = Request::parse(resource, fields, filter)?;
-        match request.resource {
+        let answer = match request.resource {
             Resource::Job => self.job_query(&request).await,
             Resource::Lock => query::query_locks(&request, &self.lock_rows()),
             Resource::Export => {
@@ -507,7 +494,8 @@ impl Engine for EmbeddedEngine {
             | Resource::Instance
             | Resource::Network
             | Resource::Node => self.with_live(|live| self.queries.query(live, &request)),
-        }
+        };
+        answer.map(Answer::into)
     }
 
     async fn query_fields(
@@ -524,11 +512,11 @@ impl Engine for EmbeddedEngine {
         names: &[String],
         fields: &[&str],
         lock: bool,
-    ) -> Result<Vec<Row>> {
+    ) -> Result<Rows<Row>> {
         if lock {
             return Err(query::locked_queries_refused());
         }
-        self.with_live(|live| self.queries.items(live, item, names, fields))
+        self.with_live(|live| self.queries.items(live, item, names, fields)).map(Rows::Made)
     }
 
     async fn query_exports(&self, nodes: &[String]) -> Result<Vec<Row>> {

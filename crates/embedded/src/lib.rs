@@ -14,6 +14,7 @@ pub(crate) mod nodes;
 pub(crate) mod pool;
 pub(crate) mod query;
 pub(crate) mod queue;
+pub(crate) mod readable;
 pub(crate) mod secret;
 pub(crate) mod spec;
 pub mod ssconf;

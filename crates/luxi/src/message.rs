@@ -3,7 +3,6 @@
 use model::error::{ErrorClass, GanetiError, Result};
 use model::python;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -55,7 +54,7 @@ pub fn read_result(text: &[u8]) -> Result<&RawValue> {
 }
 
 /// Reads a result as what it must be.
-pub fn read_as<T: DeserializeOwned>(result: &str) -> Result<T> {
+pub fn read_as<'a, T: Deserialize<'a>>(result: &'a str) -> Result<T> {
     serde_json::from_str(result).map_err(|error| match serde_json::from_str::<Value>(result) {
         Ok(other) => invalid(&other),
         Err(_) => protocol(format!("Error while deserializing response: {error}")),

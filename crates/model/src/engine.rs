@@ -11,7 +11,8 @@ use crate::error::Result;
 use crate::name::{JobId, Uuid};
 use crate::opcode::Op;
 use crate::param::TagKind;
-use crate::query::{Answer, FieldDef, Item, Row};
+use crate::query::rows::Rows;
+use crate::query::{Answer, Cell, FieldDef, Item, Row};
 
 /// The text of the time-out of who could not even connect to the master daemon. Ganeti: `rpc/transport.py` (3.0.2).
 pub const CONNECT_TIMED_OUT: &str = "Connect timed out";
@@ -85,10 +86,15 @@ pub trait Engine: Send + Sync + 'static {
         &self,
         ids: Option<&[JobId]>,
         fields: &[&str],
-    ) -> Result<Vec<Option<Vec<Value>>>>;
+    ) -> Result<Rows<Option<Vec<Value>>>>;
 
     /// The query language: `resource` and `filter` as the client wrote them.
-    async fn query(&self, resource: &str, fields: &[String], filter: &Value) -> Result<Answer>;
+    async fn query(
+        &self,
+        resource: &str,
+        fields: &[String],
+        filter: &Value,
+    ) -> Result<Answer<Rows<Vec<Cell>>>>;
 
     /// Which fields a resource has; with `fields`, these in their order.
     async fn query_fields(
@@ -104,7 +110,7 @@ pub trait Engine: Send + Sync + 'static {
         names: &[String],
         fields: &[&str],
         lock: bool,
-    ) -> Result<Vec<Row>>;
+    ) -> Result<Rows<Row>>;
 
     /// `[node, export]` for each export on these nodes (none: all).
     async fn query_exports(&self, nodes: &[String]) -> Result<Vec<Row>>;

@@ -116,6 +116,10 @@ impl Door {
         match self.answer(&parts, &mut incoming, place).await {
             Ok(Reply::Json(value)) => response(StatusCode::OK, json::to_bytes(&value)),
             Ok(Reply::Text(text)) => response(StatusCode::OK, text),
+            Ok(Reply::Pieces(pieces)) => {
+                let body = axum::body::Body::from_stream(futures::stream::iter(pieces));
+                response(StatusCode::OK, Bytes::new()).map(|_| Either::Right(body))
+            }
             Err(error) => {
                 // A body that was too slow is not waited for again.
                 if error.status != 408 {

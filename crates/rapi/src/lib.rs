@@ -37,6 +37,7 @@ pub mod metrics;
 
 pub mod limits;
 
+pub mod pieces;
 mod replace;
 mod spki;
 mod stream;

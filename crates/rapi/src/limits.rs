@@ -65,3 +65,6 @@ pub const HASHING: usize = 2;
 
 /// Certificate files are looked at again when they were not for this long.
 pub const CERTIFICATE_AGE: Duration = Duration::from_secs(1);
+
+/// The bytes of one piece of a list that is sent piece by piece.
+pub const PIECE_BYTES: usize = 64 << 10;

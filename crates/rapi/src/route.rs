@@ -15,6 +15,7 @@ use model::query::Item;
 use crate::error::HttpError;
 use crate::fill::Filling;
 use crate::input::{Input, Method};
+use crate::pieces::Pieces;
 use crate::table::ROUTES;
 
 /// Who may call a route.
@@ -303,11 +304,13 @@ impl Route {
 }
 
 /// What a request is answered with when it is not refused.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Reply {
     Json(Value),
     /// JSON text with its line end, ready to be sent.
     Text(Bytes),
+    /// Such a text in pieces, each of which is made when it is to be sent.
+    Pieces(Pieces),
 }
 
 /// A path of the table with all its methods.

@@ -179,7 +179,8 @@ async fn check(dir: &Path, accepted: &BTreeSet<JobId>, seed: u64) -> (usize, usi
     for (id, (status, begun)) in &before {
         match (status.as_str(), begun) {
             ("success" | "error" | "canceled", _) => {
-                let row = engine.query_jobs(Some(&[*id]), &["status"]).await.unwrap();
+                let row =
+                    engine.query_jobs(Some(&[*id]), &["status"]).await.unwrap().made().unwrap();
                 assert_eq!(row[0].as_ref().unwrap()[0], json!(status), "seed {seed}: job {id}");
             }
             ("queued", false) => {

@@ -67,7 +67,8 @@ async fn a_job_runs_and_is_there_after_a_restart() {
     drop(engine);
     let engine = open(dir.path()).await;
     assert!(engine.config().cluster.tags.iter().eq(["a", "b"]));
-    let seen = engine.query_jobs(Some(&[id, JobId(99)]), &["id", "status"]).await.unwrap();
+    let seen =
+        engine.query_jobs(Some(&[id, JobId(99)]), &["id", "status"]).await.unwrap().made().unwrap();
     assert_eq!(seen, [Some(vec![json!(1), json!("success")]), None]);
     assert_eq!(engine.submit_job(vec![tag("c")]).await.unwrap(), JobId(2));
 }

@@ -12,7 +12,8 @@ use model::error::Result;
 use model::name::{JobId, Uuid};
 use model::opcode::Op;
 use model::param::TagKind;
-use model::query::{Answer, FieldDef, Item, Row};
+use model::query::rows::{Rows, TextRows};
+use model::query::{Answer, Cell, FieldDef, Item, Row};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -96,6 +97,12 @@ impl LuxiEngine {
     async fn ask<T: DeserializeOwned>(&self, method: Method, args: Value) -> Result<T> {
         let answer = self.pool.call(method, &args).await?;
         read_as(read_result(&answer)?.get())
+    }
+
+    /// Asks for rows of so many cells, which stay the text in which they come.
+    async fn rows<T>(&self, method: Method, args: Value, cells: usize) -> Result<Rows<T>> {
+        let message = self.pool.call(method, &args).await?;
+        TextRows::find(&message, read_result(&message)?, cells).map(Rows::Text)
     }
 }
 
@@ -216,15 +223,22 @@ impl Engine for LuxiEngine {
         &self,
         ids: Option<&[JobId]>,
         fields: &[&str],
-    ) -> Result<Vec<Option<Vec<Value>>>> {
+    ) -> Result<Rows<Option<Vec<Value>>>> {
         let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect::<Vec<_>>());
-        self.ask(Method::QueryJobs, json!([ids, fields])).await
+        self.rows(Method::QueryJobs, json!([ids, fields]), fields.len()).await
     }
 
-    async fn query(&self, resource: &str, fields: &[String], filter: &Value) -> Result<Answer> {
-        let answer: QueryAnswer =
-            self.ask(Method::Query, json!([resource, fields, filter])).await?;
-        Ok(answer.into())
+    async fn query(
+        &self,
+        resource: &str,
+        fields: &[String],
+        filter: &Value,
+    ) -> Result<Answer<Rows<Vec<Cell>>>> {
+        let message = self.pool.call(Method::Query, &json!([resource, fields, filter])).await?;
+        let answer: QueryAnswer<'_> = read_as(read_result(&message)?.get())?;
+        let fields: Vec<FieldDef> = answer.fields.into_iter().map(FieldDef::from).collect();
+        let rows = TextRows::find(&message, answer.data, fields.len())?;
+        Ok(Answer { fields, rows: Rows::Text(rows) })
     }
 
     async fn query_fields(
@@ -233,7 +247,7 @@ impl Engine for LuxiEngine {
         fields: Option<&[String]>,
     ) -> Result<Vec<FieldDef>> {
         let answer: QueryFields = self.ask(Method::QueryFields, json!([resource, fields])).await?;
-        Ok(answer.into())
+        Ok(answer.fields.into_iter().map(FieldDef::from).collect())
     }
 
     async fn query_items(
@@ -242,8 +256,8 @@ impl Engine for LuxiEngine {
         names: &[String],
         fields: &[&str],
         lock: bool,
-    ) -> Result<Vec<Row>> {
-        self.ask(method_of(item), json!([names, fields, lock])).await
+    ) -> Result<Rows<Row>> {
+        self.rows(method_of(item), json!([names, fields, lock]), fields.len()).await
     }
 
     async fn query_exports(&self, nodes: &[String]) -> Result<Vec<Row>> {

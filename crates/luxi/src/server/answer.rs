@@ -158,7 +158,7 @@ async fn call(engine: &dyn Engine, method: Method, given: &Value) -> Result<Valu
         Method::Query => {
             let (what, fields, filter): (Value, Vec<String>, Value) = args(given)?;
             let what = resource(given, &what)?;
-            answered(engine.query(what, &fields, &filter).await?)
+            answered(engine.query(what, &fields, &filter).await?.made()?)
         }
         Method::QueryFields => {
             let (what, fields): (Value, Value) = args(given)?;
@@ -221,7 +221,7 @@ fn resource<'a>(given: &Value, what: &'a Value) -> Result<&'a str> {
 
 async fn items(engine: &dyn Engine, item: Item, given: &Value) -> Result<Value> {
     let (names, fields, lock): (Vec<String>, Vec<String>, bool) = args(given)?;
-    Ok(rows(&engine.query_items(item, &names, &texts(&fields), lock).await?))
+    Ok(rows(&engine.query_items(item, &names, &texts(&fields), lock).await?.made()?))
 }
 
 /// Jobs that are not known have no values but their ids (3.0.2, asked).
@@ -230,7 +230,7 @@ async fn query_jobs(
     ids: Option<Vec<JobId>>,
     fields: &[&str],
 ) -> Result<Value> {
-    let found = engine.query_jobs(ids.as_deref(), fields).await?;
+    let found = engine.query_jobs(ids.as_deref(), fields).await?.made()?;
     let asked = ids.unwrap_or_default();
     let row = |(at, row): (usize, Option<Vec<Value>>)| {
         row.unwrap_or_else(|| {

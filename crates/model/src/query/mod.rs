@@ -1,10 +1,14 @@
-//! Queries: what can be asked for, how a field is described, what a cell says. The filter language is in [`filter`].
+//! Queries: what can be asked for, how a field is described, what a cell says. The filter language is in [`filter`], rows that stay text in [`rows`].
 
 pub mod filter;
+pub mod rows;
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
+
+use crate::query::rows::Rows;
 
 /// What the query language knows (`/2/query/{resource}`; LUXI's `Query`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -156,11 +160,38 @@ impl Cell {
     }
 }
 
-/// An answer of the query language.
+/// Reads `[status, value]`; a status that is not known says that there is no data. Ganeti: `constants.RS_*` (3.0.2).
+impl<'de> Deserialize<'de> for Cell {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (status, value) = <(u8, Value)>::deserialize(deserializer)?;
+        Ok(match status {
+            0 => Self::Normal(value),
+            1 => Self::Unknown,
+            3 => Self::Unavailable,
+            4 => Self::Offline,
+            _ => Self::NoData,
+        })
+    }
+}
+
+/// An answer of the query language. How its rows are kept is for each engine to choose.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
+pub struct Answer<R = Vec<Vec<Cell>>> {
     pub fields: Vec<FieldDef>,
-    pub rows: Vec<Vec<Cell>>,
+    pub rows: R,
+}
+
+impl Answer<Rows<Vec<Cell>>> {
+    /// The same with all rows as values.
+    pub fn made(self) -> crate::error::Result<Answer> {
+        Ok(Answer { fields: self.fields, rows: self.rows.made()? })
+    }
+}
+
+impl From<Answer> for Answer<Rows<Vec<Cell>>> {
+    fn from(answer: Answer) -> Self {
+        Self { fields: answer.fields, rows: answer.rows.into() }
+    }
 }
 
 /// The lists of the remote API and of LUXI's older calls: plain values, null where there is none.

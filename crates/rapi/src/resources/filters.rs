@@ -23,7 +23,11 @@ pub(crate) fn list<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answeri
     Box::pin(async move {
         if input.flag("bulk")? {
             let rows = engine.query_filters(None, FIELDS).await?;
-            return json(rows.iter().map(|row| zip(FIELDS, row)).collect::<Value>());
+            return json(
+                rows.into_iter()
+                    .map(|row| zip(FIELDS, Arc::unwrap_or_clone(row)))
+                    .collect::<Value>(),
+            );
         }
         let rows = engine.query_filters(None, &["uuid"]).await?;
         let mut uuids: Vec<&str> = rows.iter().filter_map(|row| row.first()?.as_str()).collect();
@@ -45,8 +49,8 @@ pub(crate) fn add<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answerin
 pub(crate) fn show<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answering<'a> {
     Box::pin(async move {
         let rows = engine.query_filters(Some(&[uuid(input)]), FIELDS).await?;
-        let row = rows.first().ok_or_else(HttpError::not_found)?;
-        json(zip(FIELDS, row))
+        let row = rows.into_iter().next().ok_or_else(HttpError::not_found)?;
+        json(zip(FIELDS, Arc::unwrap_or_clone(row)))
     })
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use model::compat::Compat;
 use model::engine::Engine;
-use model::opcode::{Audience, InstanceCreate, InstanceReinstall, Op, OpId};
+use model::opcode::{Audience, InstanceReinstall, Op, OpId};
 use model::param::{Dict, NonEmpty};
 use model::python;
 use model::query::Item;
@@ -54,51 +54,6 @@ pub(crate) fn create(input: &Input, _: Compat) -> Result<Filling, HttpError> {
     convert_usb_devices(&mut params)?;
     let fixed = vec![("dry_run", json!(input.flag("dry-run")?))];
     Ok(Filling { free: Value::Object(params), fixed })
-}
-
-/// Reads the disks of a creation as the master daemon does when it takes a job in (3.0.2, `Ganeti.Objects.Disk`): sizes become MiB,
-/// and what it cannot read never becomes a job.
-pub(crate) fn read_disks(create: &mut InstanceCreate) -> Result<(), HttpError> {
-    let refused = |why: String| {
-        let text =
-            format!("Failed to parse request: SubmitJob: Can't parse value for 'disks': {why}");
-        HttpError::new(502, text)
-    };
-    for disk in &mut create.disks {
-        if let Some(mode) = disk.0.get("mode").filter(|mode| **mode != "ro" && **mode != "rw") {
-            return Err(refused(format!(
-                "Can't parse value for 'mode': Invalid string value for type DiskAccess: {mode}"
-            )));
-        }
-        if disk.0.get("spindles").is_some_and(Value::is_string) {
-            return Err(refused("Can't parse value for 'spindles': Unable to read Int".to_owned()));
-        }
-        if let Some(size) = disk.0.get_mut("size")
-            && let Some(text) = size.as_str()
-        {
-            *size = json!(mib(text).map_err(refused)?);
-        }
-    }
-    Ok(())
-}
-
-/// A size in MiB from a text with a unit, or why it is none; whole numbers only.
-fn mib(text: &str) -> Result<i64, String> {
-    let unreadable = || format!("Can't parse string '{text}'");
-    let trimmed = text.trim();
-    let sign = usize::from(trimmed.starts_with('-'));
-    let digits = trimmed[sign..].find(|c: char| !c.is_ascii_digit());
-    let (number, unit) = trimmed.split_at(digits.map_or(trimmed.len(), |at| at + sign));
-    let number: i64 = number.parse().map_err(|_| unreadable())?;
-    let unit = unit.trim();
-    let factor = match unit.to_ascii_lowercase().as_str() {
-        "" | "m" | "mb" | "mib" => 1,
-        "g" | "gb" | "gib" => 1024,
-        "t" | "tb" | "tib" => 1024 * 1024,
-        other if other.starts_with('.') => return Err(unreadable()),
-        _ => return Err(format!("Unknown unit '{unit}'")),
-    };
-    number.checked_mul(factor).ok_or_else(unreadable)
 }
 
 /// Ganeti: USB devices may be given with blanks between, and are kept with commas (3.0.2, `rapi/rlib2.py`).
@@ -325,7 +280,7 @@ pub(crate) fn console<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answ
     Box::pin(async move {
         let names = [instance_name(input).to_owned()];
         let fields = ["console", "oper_state"];
-        let rows = engine.query_items(Item::Instance, &names, &fields, false).await?;
+        let rows = engine.query_items(Item::Instance, &names, &fields, false).await?.made()?;
         // Ganeti: an instance that is not known is Python's error here, not a 404 (3.0.2, `rapi/rlib2.py`).
         let row = rows.first().ok_or_else(|| HttpError::internal("list index out of range"))?;
         match row.as_slice() {
@@ -336,29 +291,4 @@ pub(crate) fn console<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answ
             _ => Err(HttpError::new(503, "Instance console unavailable")),
         }
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_whole_numbers_with_a_unit() {
-        let check = |text: &str, expected: Result<i64, &str>| {
-            assert_eq!(mib(text), expected.map_err(str::to_owned), "{text}");
-        };
-        check("10", Ok(10));
-        check(" 5", Ok(5));
-        check("10 g", Ok(10240));
-        check("10GB", Ok(10240));
-        check("10gib", Ok(10240));
-        check("-1", Ok(-1));
-        check("big", Err("Can't parse string 'big'"));
-        check("-", Err("Can't parse string '-'"));
-        check("1.5g", Err("Can't parse string '1.5g'"));
-        check("10x", Err("Unknown unit 'x'"));
-        check("1g1", Err("Unknown unit 'g1'"));
-        check("99999999999999999999", Err("Can't parse string '99999999999999999999'"));
-        check("\u{e9}", Err("Can't parse string '\u{e9}'"));
-    }
 }

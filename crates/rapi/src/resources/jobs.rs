@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 use model::engine::Engine;
 use model::name::JobId;
 use model::python;
+use model::query::rows::Rows;
 
 use crate::error::HttpError;
 use crate::fill;
 use crate::input::Input;
+use crate::pieces;
 use crate::resources::{json, zip};
 use crate::route::Answering;
 
@@ -56,10 +58,13 @@ fn unreadable(text: &str) -> HttpError {
 pub(crate) fn list<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answering<'a> {
     Box::pin(async move {
         if input.flag("bulk")? {
-            let rows = engine.query_jobs(None, BULK_FIELDS).await?;
-            return json(rows.iter().flatten().map(|row| zip(BULK_FIELDS, row)).collect::<Value>());
+            let whole = |row| zip(BULK_FIELDS, row);
+            return match engine.query_jobs(None, BULK_FIELDS).await? {
+                Rows::Made(rows) => json(rows.into_iter().flatten().map(whole).collect::<Value>()),
+                Rows::Text(rows) => pieces::reply(rows, b"[".to_vec(), b"]\n".to_vec(), whole),
+            };
         }
-        let rows = engine.query_jobs(None, &["id"]).await?;
+        let rows = engine.query_jobs(None, &["id"]).await?.made()?;
         let mut ids: Vec<u64> =
             rows.iter().flatten().filter_map(|row| row.first()?.as_u64()).collect();
         ids.sort_unstable();
@@ -77,13 +82,13 @@ pub(crate) fn show<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answeri
         let id = job_id(input, |id, why| {
             unreadable(&format!("Cannot convert value '[\"{id}\"]', error: {why}"))
         })?;
-        let rows = engine.query_jobs(Some(&[id]), FIELDS).await?;
+        let rows = engine.query_jobs(Some(&[id]), FIELDS).await?.made()?;
         json(match rows.into_iter().next().flatten() {
-            Some(row) => zip(FIELDS, &row),
+            Some(row) => zip(FIELDS, row),
             None => {
                 let mut nothing = vec![Value::Null; FIELDS.len()];
                 nothing[0] = json!(id.0);
-                zip(FIELDS, &nothing)
+                zip(FIELDS, nothing)
             }
         })
     })

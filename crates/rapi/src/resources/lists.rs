@@ -3,7 +3,7 @@
 //! A list is asked for far more often than it changes. An engine hands out the same row again while nothing in it changed, so
 //! the text of each object is kept with the row it was made of, and the text of the whole list with all its rows: a list that
 //! did not change costs one comparison of pointers per row, and one that did costs the rendering of the rows that are new.
-//! Only the last generation of each list is kept.
+//! Only the last generation of each list is kept. Of rows that an engine has as text nothing is kept.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,11 +14,13 @@ use serde_json::{Map, Value, json};
 use model::compat::Compat;
 use model::engine::Engine;
 use model::error::ErrorCode;
+use model::query::rows::Rows;
 use model::query::{Item, Row};
 
 use crate::error::HttpError;
 use crate::input::Input;
 use crate::json::write_bare;
+use crate::pieces;
 use crate::resources::zip;
 use crate::route::Reply;
 
@@ -213,11 +215,17 @@ pub(crate) async fn list(
     let lock = item == Item::Instance && input.flag("lock")?;
     if input.flag("bulk")? {
         let fields = fields(item, engine.compat());
-        let rows = engine.query_items(item, &[], fields, lock).await?;
-        let whole = |row: &Row| object(item, fields, row);
+        let rows = match engine.query_items(item, &[], fields, lock).await? {
+            Rows::Made(rows) => rows,
+            Rows::Text(rows) => {
+                let whole = move |row| object(item, fields, row);
+                return pieces::reply(rows, b"[".to_vec(), b"]\n".to_vec(), whole);
+            }
+        };
+        let whole = |row: &Row| object(item, fields, Vec::clone(row));
         Ok(Reply::Text(BULK[index(item)].text(rows, whole, |rows| (0..rows.len()).collect())))
     } else {
-        let rows = engine.query_items(item, &[], &["name"], lock).await?;
+        let rows = engine.query_items(item, &[], &["name"], lock).await?.made()?;
         Ok(Reply::Text(PLAIN[index(item)].text(rows, |row| entry(item, row), by_name)))
     }
 }
@@ -232,14 +240,14 @@ pub(crate) async fn show(
     let name = input.path_var(path_var(item)).unwrap_or_default().to_owned();
     let fields = fields(item, engine.compat());
     let rows = match engine.query_items(item, &[name], fields, lock).await {
-        Ok(rows) => rows,
+        Ok(rows) => rows.made()?,
         Err(error) if error.code() == Some(ErrorCode::UnknownEntity.as_str()) => {
             return Err(HttpError::not_found());
         }
         Err(error) => return Err(error.into()),
     };
-    let row = rows.first().ok_or_else(HttpError::not_found)?;
-    let mut object = object(item, fields, row);
+    let row = rows.into_iter().next().ok_or_else(HttpError::not_found)?;
+    let mut object = object(item, fields, Arc::unwrap_or_clone(row));
     if item == Item::Node
         && let Value::Object(node) = &mut object
         && let Some(sip) = node.get("sip").cloned()
@@ -250,7 +258,7 @@ pub(crate) async fn show(
 }
 
 /// A whole object. Ganeti: an instance's `beparams` still have the `memory` of old (3.0.2, `rapi/rlib2.py`).
-fn object(item: Item, fields: &[&str], row: &Row) -> Value {
+fn object(item: Item, fields: &[&str], row: Vec<Value>) -> Value {
     let mut object = zip(fields, row);
     if item == Item::Instance
         && let Some(Value::Object(beparams)) = object.get_mut("beparams")

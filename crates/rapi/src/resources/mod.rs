@@ -16,7 +16,7 @@ use serde_json::Value;
 use model::engine::{CONNECT_TIMED_OUT, Engine};
 use model::error::ErrorClass;
 use model::name::JobId;
-use model::opcode::{Op, OpCode};
+use model::opcode::Op;
 
 use crate::error::HttpError;
 use crate::fill;
@@ -31,10 +31,7 @@ pub async fn answer(
 ) -> Result<Reply, HttpError> {
     match route.action {
         Action::Submit(op) | Action::Build(op, _) => {
-            let mut op = fill::fill(route, op, &input, engine.compat())?;
-            if let OpCode::InstanceCreate(create) = &mut op.code {
-                instances::read_disks(create)?;
-            }
+            let op = fill::fill(route, op, &input, engine.compat())?;
             let id = submit(engine, vec![op]).await?;
             Ok(Reply::Json(Value::from(id.0)))
         }
@@ -66,7 +63,7 @@ pub(crate) fn json(value: impl Into<Value>) -> Result<Reply, HttpError> {
 }
 
 /// An object from names and values.
-pub(crate) fn zip(fields: &[&str], values: &[Value]) -> Value {
+pub(crate) fn zip(fields: &[&str], values: Vec<Value>) -> Value {
     let pairs = fields.iter().zip(values);
-    Value::Object(pairs.map(|(field, value)| ((*field).to_owned(), value.clone())).collect())
+    Value::Object(pairs.map(|(field, value)| ((*field).to_owned(), value)).collect())
 }

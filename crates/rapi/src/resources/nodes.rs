@@ -25,7 +25,7 @@ pub(crate) fn role<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answeri
     Box::pin(async move {
         let lock = input.flag("lock")?;
         let name = input.path_var("node_name").unwrap_or_default().to_owned();
-        let rows = engine.query_items(Item::Node, &[name], &["role"], lock).await?;
+        let rows = engine.query_items(Item::Node, &[name], &["role"], lock).await?.made()?;
         // Ganeti: a node that is not known is Python's error here, not a 404 (3.0.2, `rapi/rlib2.py`).
         let row = rows.first().ok_or_else(|| HttpError::internal("list index out of range"))?;
         let letter = row.first().cloned().unwrap_or_default();

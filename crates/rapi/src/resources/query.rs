@@ -5,13 +5,16 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use model::engine::Engine;
+use model::query::rows::Rows;
 use model::query::{Answer, Cell, FieldDef};
 
 use crate::error::HttpError;
 use crate::fill;
 use crate::input::Input;
+use crate::json::write_bare;
+use crate::pieces;
 use crate::resources::json;
-use crate::route::Answering;
+use crate::route::{Answering, Reply};
 
 fn resource(input: &Input) -> &str {
     input.path_var("resource").unwrap_or_default()
@@ -27,17 +30,27 @@ fn required(input: &Input) -> Result<Vec<String>, HttpError> {
     asked(input).ok_or_else(|| HttpError::bad_request("Missing 'fields' query argument"))
 }
 
-fn shown(answer: &Answer) -> Value {
-    let rows = answer.rows.iter().map(|row| row.iter().map(Cell::to_value).collect::<Value>());
-    let fields = answer.fields.iter().map(FieldDef::to_value);
-    json!({"data": rows.collect::<Value>(), "fields": fields.collect::<Value>()})
+fn shown(answer: Answer<Rows<Vec<Cell>>>) -> Result<Reply, HttpError> {
+    let fields: Value = answer.fields.iter().map(FieldDef::to_value).collect();
+    match answer.rows {
+        Rows::Made(rows) => {
+            let rows = rows.iter().map(|row| row.iter().map(Cell::to_value).collect::<Value>());
+            json(json!({"data": rows.collect::<Value>(), "fields": fields}))
+        }
+        Rows::Text(rows) => {
+            let mut tail = b"], \"fields\": ".to_vec();
+            write_bare(&mut tail, &fields);
+            tail.extend_from_slice(b"}\n");
+            pieces::reply(rows, b"{\"data\": [".to_vec(), tail, Value::Array)
+        }
+    }
 }
 
 /// GET: all objects.
 pub(crate) fn get<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answering<'a> {
     Box::pin(async move {
         let fields = required(input)?;
-        json(shown(&engine.query(resource(input), &fields, &Value::Null).await?))
+        shown(engine.query(resource(input), &fields, &Value::Null).await?)
     })
 }
 
@@ -55,7 +68,7 @@ pub(crate) fn put<'a>(engine: &'a Arc<dyn Engine>, input: &'a Input) -> Answerin
             Some(given) => field_names(given)
                 .map_err(|why| fill::unreadable(&json!([resource(input), given, filter]), why))?,
         };
-        json(shown(&engine.query(resource(input), &fields, filter).await?))
+        shown(engine.query(resource(input), &fields, filter).await?)
     })
 }
 

@@ -14,7 +14,8 @@ use model::error::{ErrorClass, GanetiError, Result};
 use model::name::{JobId, Uuid};
 use model::opcode::Op;
 use model::param::{Dict, TagKind};
-use model::query::{Answer, FieldDef, Item, Row};
+use model::query::rows::{Rows, TextRows};
+use model::query::{Answer, Cell, FieldDef, Item, Row};
 use rapi::error::HttpError;
 use rapi::input::{Input, Method};
 use rapi::resources::answer;
@@ -46,6 +47,8 @@ pub(crate) struct FakeEngine {
     pub(crate) rules: Vec<Dict>,
     pub(crate) refuse: Option<GanetiError>,
     pub(crate) change: Option<JobChange>,
+    /// Whether rows are handed out as text, as they come from a master daemon.
+    pub(crate) text: bool,
 }
 
 fn pick(object: &Dict, fields: &[&str]) -> Vec<Value> {
@@ -55,6 +58,18 @@ fn pick(object: &Dict, fields: &[&str]) -> Vec<Value> {
 impl FakeEngine {
     fn remember(&self, asked: Asked) {
         self.asked.lock().unwrap().push(asked);
+    }
+
+    /// Rows in the form that the test wants.
+    fn rows<T: serde::Serialize>(&self, rows: Vec<T>) -> Rows<T> {
+        if !self.text {
+            return rows.into();
+        }
+        let text = serde_json::to_string(&rows).unwrap();
+        let cells = serde_json::from_str::<Vec<Option<Vec<Value>>>>(&text).unwrap();
+        let cells = cells.iter().flatten().map(Vec::len).next().unwrap_or(0);
+        let text = text.into_bytes().into();
+        Rows::Text(TextRows::find(&text, serde_json::from_slice(&text).unwrap(), cells).unwrap())
     }
 
     fn refused(&self) -> Result<()> {
@@ -117,20 +132,25 @@ impl Engine for FakeEngine {
         &self,
         ids: Option<&[JobId]>,
         fields: &[&str],
-    ) -> Result<Vec<Option<Vec<Value>>>> {
-        Ok(match ids {
+    ) -> Result<Rows<Option<Vec<Value>>>> {
+        Ok(self.rows(match ids {
             None => self.jobs.iter().map(|job| Some(pick(job, fields))).collect(),
             Some(ids) => {
                 let job = |id: &JobId| self.jobs.iter().find(|job| job["id"] == json!(id.0));
                 ids.iter().map(|id| job(id).map(|job| pick(job, fields))).collect()
             }
-        })
+        }))
     }
 
-    async fn query(&self, resource: &str, fields: &[String], filter: &Value) -> Result<Answer> {
+    async fn query(
+        &self,
+        resource: &str,
+        fields: &[String],
+        filter: &Value,
+    ) -> Result<Answer<Rows<Vec<Cell>>>> {
         self.remember(Asked::Query(resource.to_owned(), fields.to_vec(), filter.clone()));
         let fields = fields.iter().map(|field| FieldDef::unknown(field)).collect();
-        Ok(Answer { fields, rows: Vec::new() })
+        Ok(Answer { fields, rows: Vec::new().into() })
     }
 
     async fn query_fields(&self, _: &str, fields: Option<&[String]>) -> Result<Vec<FieldDef>> {
@@ -143,7 +163,7 @@ impl Engine for FakeEngine {
         names: &[String],
         fields: &[&str],
         lock: bool,
-    ) -> Result<Vec<Row>> {
+    ) -> Result<Rows<Row>> {
         self.refused()?;
         if lock {
             return Err(GanetiError::wrong_input("Sync queries are not allowed"));
@@ -153,7 +173,7 @@ impl Engine for FakeEngine {
             object.0 == item && (names.is_empty() || names.iter().any(|wanted| wanted == name))
         };
         let objects = self.items.iter().filter(wanted);
-        Ok(objects.map(|(_, object)| Arc::new(pick(object, fields))).collect())
+        Ok(self.rows(objects.map(|(_, object)| Arc::new(pick(object, fields))).collect()))
     }
 
     async fn query_exports(&self, _: &[String]) -> Result<Vec<Row>> {
@@ -229,6 +249,10 @@ pub(crate) async fn ask(
     match answer(&engine, route, input).await? {
         Reply::Json(value) => Ok(value),
         Reply::Text(text) => Ok(serde_json::from_slice(&text).unwrap()),
+        Reply::Pieces(pieces) => {
+            let pieces: Result<Vec<_>, _> = pieces.collect();
+            Ok(serde_json::from_slice(&pieces.unwrap().concat()).unwrap())
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use model::engine::JobChange;
+use model::engine::{CONNECT_TIMED_OUT, JobChange};
 use model::error::{ErrorClass, GanetiError};
 use model::opcode::Audience;
 use model::param::{Dict, TagKind};
@@ -352,7 +352,49 @@ async fn a_closed_queue_has_its_own_words() {
     };
     check(ErrorClass::JobQueueFull, 503, "Job queue is full, needs archiving").await;
     check(ErrorClass::JobQueueDrainError, 503, "Job queue is drained, cannot submit").await;
-    check(ErrorClass::NoMasterError, 502, "Master seems to be unreachable: x").await;
+    check(ErrorClass::NoMasterError, 502, "Can't connect to master daemon: x").await;
     check(ErrorClass::TimeoutError, 504, "Timeout while talking to the master daemon: x").await;
     check(ErrorClass::GenericError, 500, "x").await;
+    // Who does not even get through to the master daemon has not begun to submit.
+    let refuse = Some(GanetiError::new(ErrorClass::TimeoutError, CONNECT_TIMED_OUT));
+    let answer = ask(&Arc::new(FakeEngine { refuse, ..fake() }), Put, "/2/tags?tag=a", None).await;
+    assert_eq!(answer, Err(HttpError::plain(504)));
+}
+
+#[tokio::test]
+async fn rows_that_come_as_text_are_answered_as_those_that_are_values() {
+    let object = |at: usize| {
+        let names = (0..30).map(|tag| format!("t\u{e4}g{tag}"));
+        let dict = json!({"name": format!("web{at}"), "beparams": {"maxmem": at}, "sip": "192.0.2.1",
+            "tags": names.collect::<Vec<_>>(), "ctime": 1.5, "status": "running"});
+        dict.as_object().unwrap().clone()
+    };
+    let engine = |text| {
+        let kinds = [Item::Instance, Item::Node, Item::Group, Item::Network];
+        let items = kinds.iter().flat_map(|item| (0..900).map(|at| (*item, object(at)))).collect();
+        let job = |id| json!({"id": id, "status": "success"}).as_object().unwrap().clone();
+        let jobs = (1..1200).map(job).collect();
+        Arc::new(FakeEngine { items, jobs, text, ..FakeEngine::default() })
+    };
+    let (values, text) = (engine(false), engine(true));
+    for target in [
+        "/2/instances?bulk=1",
+        "/2/instances",
+        "/2/instances/web5",
+        "/2/instances/nosuch",
+        "/2/nodes?bulk=1",
+        "/2/nodes/web7",
+        "/2/nodes",
+        "/2/groups?bulk=1",
+        "/2/networks?bulk=1",
+        "/2/networks",
+        "/2/jobs?bulk=1",
+        "/2/jobs",
+        "/2/jobs/5",
+        "/2/jobs/99999",
+        "/2/query/node?fields=name",
+    ] {
+        let asked = |engine| async move { ask(engine, Get, target, None).await };
+        assert_eq!(asked(&text).await, asked(&values).await, "{target}");
+    }
 }

@@ -14,7 +14,8 @@ use model::error::{ErrorClass, GanetiError, Result};
 use model::name::{JobId, Uuid};
 use model::opcode::Op;
 use model::param::TagKind;
-use model::query::{Answer, FieldDef, Item, Row};
+use model::query::rows::Rows;
+use model::query::{Answer, Cell, FieldDef, Item, Row};
 
 /// The stand-in.
 pub(crate) struct StandIn {
@@ -107,11 +108,16 @@ impl Engine for StandIn {
         &self,
         _ids: Option<&[JobId]>,
         _fields: &[&str],
-    ) -> Result<Vec<Option<Vec<Value>>>> {
+    ) -> Result<Rows<Option<Vec<Value>>>> {
         no()
     }
 
-    async fn query(&self, _resource: &str, _fields: &[String], _filter: &Value) -> Result<Answer> {
+    async fn query(
+        &self,
+        _resource: &str,
+        _fields: &[String],
+        _filter: &Value,
+    ) -> Result<Answer<Rows<Vec<Cell>>>> {
         no()
     }
 
@@ -129,7 +135,7 @@ impl Engine for StandIn {
         _names: &[String],
         _fields: &[&str],
         _lock: bool,
-    ) -> Result<Vec<Row>> {
+    ) -> Result<Rows<Row>> {
         no()
     }
 
