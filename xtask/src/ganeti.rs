@@ -65,7 +65,12 @@ impl Ganeti {
 
     /// The LUXI socket of its master.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.dir.join("vc/node1.gnt.example/var/run/ganeti/socket/ganeti-query")
+        self.node(1).join("var/run/ganeti/socket/ganeti-query")
+    }
+
+    /// The directory that a node, counted from one, takes for its root.
+    pub(crate) fn node(&self, number: u8) -> PathBuf {
+        self.dir.join(format!("vc/node{number}.gnt.example"))
     }
 }
 

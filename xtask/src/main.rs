@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod deb;
 mod demo;
 mod deps;
 mod docs;
@@ -36,6 +37,8 @@ enum Task {
     Demo(demo::Demo),
     /// Measure the server, and print a table.
     Bench(bench::Bench),
+    /// Build the Debian packages.
+    Deb(deb::Deb),
     /// Check which crate depends on which, and the licences of what is not ours.
     Deps,
     /// Write docs/api.md, docs/openapi.json and docs/access.txt from the tables.
@@ -63,6 +66,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test(test) => test.run(),
         Task::Demo(demo) => demo.run(),
         Task::Bench(bench) => bench.run(),
+        Task::Deb(deb) => deb.run(),
         Task::Deps => deps::run(),
         Task::Docs(docs) => docs.run(),
         Task::Oracle(oracle) => oracle.run(),

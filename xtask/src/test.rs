@@ -22,7 +22,7 @@ const MUTATE_SECONDS: &str = "60";
 /// Run everything, or the named parts alone.
 #[derive(Args)]
 pub(crate) struct Test {
-    /// check, differential, guest, crash, input, node, client; all of them by default.
+    /// check, differential, guest, crash, daemon, input, node, deb, client; all of them by default.
     names: Vec<String>,
     /// What the parts need is built and installed already.
     #[arg(long, hide = true)]
@@ -45,10 +45,14 @@ const PARTS: &[Part] = &[
     Part { name: "guest", packages: QEMU, run: system::guest::run },
     // At least 200 seeded kills under load.
     Part { name: "crash", packages: &[], run: system::crash::run },
+    // Our program in the place of ganeti-rapi.
+    Part { name: "daemon", packages: ganeti::PACKAGES, run: system::daemon::run },
     // Bad input: requests, the users file, filters, opcodes.
     Part { name: "input", packages: &[], run: input },
     // The node alone with a real guest.
     Part { name: "node", packages: QEMU, run: node },
+    // The Debian packages.
+    Part { name: "deb", packages: &["systemd", "binutils"], run: system::deb::run },
     // Ganeti's own Python client.
     Part {
         name: "client",

@@ -6,7 +6,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Writes a file. One that is there is replaced and stays with its owner.
+use rustix::process::geteuid;
+
+/// Writes a file. One that is there is replaced and stays with its owner; a new one of root's is its directory's owner's, whose
+/// server is to read it.
 pub(crate) fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     let directory = directory_of(path);
     let mut name = OsString::from(".");
@@ -24,7 +27,11 @@ pub(crate) fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
 fn write(temporary: &Path, path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(temporary)?;
     file.set_permissions(fs::Permissions::from_mode(mode))?; // whatever the umask is
-    if let Ok(old) = fs::metadata(path) {
+    let like = match fs::metadata(path) {
+        Err(_) if geteuid().is_root() => fs::metadata(directory_of(path)),
+        like => like,
+    };
+    if let Ok(old) = like {
         let new = file.metadata()?;
         if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
             std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;

@@ -2,6 +2,8 @@
 
 pub(crate) mod client;
 pub(crate) mod crash;
+pub(crate) mod daemon;
+pub(crate) mod deb;
 pub(crate) mod differential;
 pub(crate) mod guest;
 pub(crate) mod transcripts;
