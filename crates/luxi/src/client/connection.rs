@@ -82,18 +82,9 @@ impl Connection {
 
     /// Tries once.
     pub(crate) async fn open_once(options: &Options) -> Result<Self, Broken> {
-        let path = || options.socket.display().to_string();
         match UnixStream::connect(&options.socket).await {
             Ok(stream) => Ok(Self { stream, reader: Reader::new(), used: Instant::now() }),
-            Err(error) => Err(match error.kind() {
-                io::ErrorKind::PermissionDenied => Broken::NoPermission(path()),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-                    if !(options.is_master)() =>
-                {
-                    Broken::NoMaster(path())
-                }
-                _ => Broken::Io(error),
-            }),
+            Err(error) => Err(unconnected(error, options)),
         }
     }
 
@@ -144,10 +135,49 @@ impl Connection {
     }
 }
 
+/// What a failure to connect means. Whether this machine is the master is only asked where the daemon is not there.
+fn unconnected(error: io::Error, options: &Options) -> Broken {
+    let socket = || options.socket.display().to_string();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Broken::NoPermission(socket()),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused if !(options.is_master)() => {
+            Broken::NoMaster(socket())
+        }
+        _ => Broken::Io(error),
+    }
+}
+
 /// What is worth another try: the socket is not there yet, nobody listens yet, or the daemon is behind with accepting.
 fn is_passing(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn what_a_failure_to_connect_means() {
+        let check = |kind: io::ErrorKind, master: bool, expected: ErrorClass, passing: bool| {
+            let options = Options { is_master: Arc::new(move || master), ..Options::new("/s") };
+            let broken = unconnected(kind.into(), &options);
+            assert_eq!(broken.to_error().class, expected, "{kind}");
+            let again = matches!(&broken, Broken::Io(error) if is_passing(error));
+            assert_eq!(again, passing, "{kind}");
+        };
+        for master in [true, false] {
+            check(io::ErrorKind::PermissionDenied, master, ErrorClass::PermissionError, false);
+            check(io::ErrorKind::WouldBlock, master, ErrorClass::ProtocolError, true);
+            check(io::ErrorKind::OutOfMemory, master, ErrorClass::ProtocolError, false);
+        }
+        for kind in [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused] {
+            check(kind, true, ErrorClass::ProtocolError, true);
+            check(kind, false, ErrorClass::NoMasterError, false);
+        }
+    }
 }
