@@ -2,16 +2,20 @@
 //! has failed or was given up.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use model::error::{ErrorClass, GanetiError};
 use rustix::net::{RecvFlags, recv};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::client::options::Options;
 use crate::frame::Reader;
+
+/// How long a daemon is left alone that has as many connections waiting for it as may: luxid lets five wait (3.0.2).
+const BEHIND_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why there is no answer. The texts are those of Ganeti's client (3.0.2, `rpc/transport.py`).
 #[derive(Debug, thiserror::Error)]
@@ -68,15 +72,16 @@ impl Connection {
     pub(crate) async fn open(options: &Options) -> Result<Self, Broken> {
         let end = Instant::now() + options.connect_time;
         loop {
-            match timeout_at(end, Self::open_once(options)).await {
+            let pause = match timeout_at(end, Self::open_once(options)).await {
                 Err(_) => return Err(Broken::ConnectTime),
-                Ok(Err(Broken::Io(error))) if is_passing(&error) => {}
+                Ok(Err(Broken::Io(error))) => match pause(&error, options) {
+                    Some(pause) if Instant::now() < end => pause,
+                    Some(_) => return Err(Broken::ConnectTime),
+                    None => return Err(error.into()),
+                },
                 Ok(done) => return done,
-            }
-            if Instant::now() + options.connect_pause > end {
-                return Err(Broken::ConnectTime);
-            }
-            sleep(options.connect_pause).await;
+            };
+            sleep_until(end.min(Instant::now() + pause)).await;
         }
     }
 
@@ -147,12 +152,14 @@ fn unconnected(error: io::Error, options: &Options) -> Broken {
     }
 }
 
-/// What is worth another try: the socket is not there yet, nobody listens yet, or the daemon is behind with accepting.
-fn is_passing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock
-    )
+/// How soon another try makes sense: the socket is not there yet, or nobody listens yet, or the daemon is behind with accepting,
+/// which passes quickly. `None` where it does not.
+fn pause(error: &io::Error, options: &Options) -> Option<Duration> {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Some(options.connect_pause),
+        io::ErrorKind::WouldBlock => Some(options.connect_pause.min(BEHIND_PAUSE)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -167,7 +174,7 @@ mod tests {
             let options = Options { is_master: Arc::new(move || master), ..Options::new("/s") };
             let broken = unconnected(kind.into(), &options);
             assert_eq!(broken.to_error().class, expected, "{kind}");
-            let again = matches!(&broken, Broken::Io(error) if is_passing(error));
+            let again = matches!(&broken, Broken::Io(error) if pause(error, &options).is_some());
             assert_eq!(again, passing, "{kind}");
         };
         for master in [true, false] {

@@ -11,6 +11,7 @@ use model::engine::Engine;
 use model::error::{ErrorClass, GanetiError};
 use model::opcode::{InstanceStartup, Op, OpId};
 use model::param::TagKind;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
 use serde_json::json;
 
 use crate::fake::{Fake, Fault};
@@ -225,4 +226,22 @@ async fn opcodes_go_out_with_a_reason_and_without_defaults() {
     engine.submit_job(startup()).await.unwrap();
     let sent = json!({"OP_ID": "OP_INSTANCE_STARTUP", "instance_name": "web1", "reason": []});
     assert_eq!(fake.last_args(), json!([[sent]]));
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_behind_with_accepting_is_not_hurried() {
+    let fake = Fake::new();
+    // Nobody accepts, and few may wait.
+    let listener = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    bind(&listener, &SocketAddrUnix::new(fake.socket()).unwrap()).unwrap();
+    listen(&listener, 1).unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = tokio::net::UnixStream::connect(fake.socket()).await {
+        waiting.push(stream);
+    }
+    let engine = LuxiEngine::start(fake.options()).await;
+    let begun = Instant::now();
+    assert_eq!(engine.submit_job(startup()).await, Err(timed_out("Connect timed out")));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    drop((listener, waiting));
 }
