@@ -96,7 +96,7 @@ impl Pool {
 
     fn give_up(&self, method: Method, broken: &Broken) -> GanetiError {
         self.counts.broken.fetch_add(1, Relaxed);
-        tracing::warn!(%method, error = %broken, "the master daemon did not answer");
+        tracing::warn!(%method, error = ?broken, "the master daemon did not answer");
         broken.to_error()
     }
 
