@@ -18,7 +18,7 @@ const MAY_ADOPT: &[DiskTemplate] = &[DiskTemplate::Plain, DiskTemplate::Blockdev
 /// Where exports lie on a node, as clients are told (Ganeti 3.0, `pathutils.EXPORT_DIR`).
 const EXPORT_DIR: &str = "/var/lib/ganeti/export";
 
-/// The disk template, which [`LogicalUnit::prepare`] has settled.
+/// The disk template, which [`LogicalUnit::prepare`](crate::lu::LogicalUnit::prepare) has settled.
 pub(super) fn template(op: &InstanceCreate) -> DiskTemplate {
     op.disk_template.unwrap_or(DiskTemplate::Diskless)
 }
