@@ -22,11 +22,39 @@ pub(crate) const PACKAGES: &[&str] = &[
     "curl",
 ];
 
+const SOCKET: &str = "var/run/ganeti/socket/ganeti-query";
+
 /// The script, for more arguments.
 pub(crate) fn script() -> Command {
     let mut command = Command::new("bash");
     command.arg(root().join("xtask/oracle/ganeti.sh"));
     command
+}
+
+/// The directory of the cluster in whose namespace this process is, or would be.
+pub(crate) fn dir() -> PathBuf {
+    let dir = std::env::var_os("ORACLE_DIR");
+    dir.map_or_else(|| PathBuf::from("/var/tmp/rapid-oracle"), PathBuf::from)
+}
+
+/// The directory that a node of a cluster takes for its root.
+fn root_of(cluster: &Path, node: u8) -> PathBuf {
+    cluster.join(format!("vc/node{node}.gnt.example"))
+}
+
+/// The LUXI socket of that cluster.
+pub(crate) fn socket() -> PathBuf {
+    root_of(&dir(), 1).join(SOCKET)
+}
+
+/// The certificate and key of its real daemon.
+pub(crate) fn certificate() -> PathBuf {
+    root_of(&dir(), 1).join("var/lib/ganeti/rapi.pem")
+}
+
+/// Where its real daemon says what process it is.
+pub(crate) fn pid_file() -> PathBuf {
+    root_of(&dir(), 1).join("var/run/ganeti/ganeti-rapi.pid")
 }
 
 /// A cluster of this process; gone when it is dropped.
@@ -65,12 +93,12 @@ impl Ganeti {
 
     /// The LUXI socket of its master.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.node(1).join("var/run/ganeti/socket/ganeti-query")
+        self.node(1).join(SOCKET)
     }
 
     /// The directory that a node, counted from one, takes for its root.
     pub(crate) fn node(&self, number: u8) -> PathBuf {
-        self.dir.join(format!("vc/node{number}.gnt.example"))
+        root_of(&self.dir, number)
     }
 }
 

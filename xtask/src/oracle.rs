@@ -74,8 +74,13 @@ impl Oracle {
     }
 }
 
-fn is_inside() -> bool {
+pub(crate) fn is_inside() -> bool {
     std::env::var_os(INSIDE).is_some()
+}
+
+/// Says to a command that runs this program that it will be inside.
+pub(crate) fn mark_inside(command: &mut Command) -> &mut Command {
+    command.env(INSIDE, "1")
 }
 
 fn script(arguments: &[&str]) -> anyhow::Result<()> {
@@ -88,8 +93,8 @@ fn script(arguments: &[&str]) -> anyhow::Result<()> {
 fn again_inside() -> anyhow::Result<()> {
     let program = std::env::current_exe()?;
     let mut command = ganeti::script();
-    command.arg("exec").arg(program).args(std::env::args_os().skip(1)).env(INSIDE, "1");
-    let status = command.status().context("bash")?;
+    command.arg("exec").arg(program).args(std::env::args_os().skip(1));
+    let status = mark_inside(&mut command).status().context("bash")?;
     ensure!(status.success(), "inside the namespace: {status}");
     Ok(())
 }
@@ -104,14 +109,14 @@ pub(crate) fn recorder(
 ) -> anyhow::Result<Command> {
     let mut command = cluster.inside(std::env::current_exe()?);
     command.args(["oracle", "record", "--address", address, "--daemon", daemon, "--into"]);
-    command.arg(into).env(INSIDE, "1");
+    mark_inside(command.arg(into));
     command.args(sections.iter().flat_map(|section| ["--section", section]));
     Ok(command)
 }
 
 /// Where this cluster keeps its files. Its nodes' own roots vanish, as if each node were a machine.
 fn places() -> Vec<Place> {
-    let base = std::env::var("ORACLE_DIR").unwrap_or_else(|_| "/var/tmp/rapid-oracle".to_owned());
+    let base = ganeti::dir().display().to_string();
     let mut places: Vec<Place> = (1..=4)
         .map(|node| Place(format!("{base}/vc/node{node}.gnt.example"), String::new()))
         .collect();

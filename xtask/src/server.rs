@@ -8,9 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rapi::client::{Client, Trust};
+use rapi::client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
+
+use crate::bench::load::Target;
 
 /// How long a server may take until it says where it listens.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -135,10 +137,14 @@ impl Server {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Itself, as what a measurement asks.
+    pub(crate) fn target(&self) -> Target {
+        Target { address: self.address.clone(), user: USER }
+    }
+
     /// A client with the user of these servers.
     pub(crate) fn client(&self) -> Result<Client> {
-        let client = Client::new(&self.address, &Trust::Any)?;
-        Ok(client.user(USER.0, USER.1))
+        self.target().client()
     }
 
     /// Kills it, as a crash would.

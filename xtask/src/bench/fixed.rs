@@ -16,7 +16,6 @@ use hyper::header::{CONTENT_TYPE, SERVER};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use rapi::client::{Client, Trust};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -24,7 +23,8 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::server::{Place, runtime};
+use super::load::Target;
+use crate::server::{Place, USER, runtime};
 
 /// Serves a file's bytes until the process is killed; says its address on a line.
 pub(crate) fn serve(file: &Path, certificate: &Path) -> Result<()> {
@@ -80,8 +80,8 @@ impl Fixed {
         Ok(fixed)
     }
 
-    pub(crate) fn client(&self) -> Result<Client> {
-        Ok(Client::new(self.address.trim(), &Trust::Any)?)
+    pub(crate) fn target(&self) -> Target {
+        Target { address: self.address.trim().to_owned(), user: USER }
     }
 
     pub(crate) fn stop(mut self) -> Result<()> {

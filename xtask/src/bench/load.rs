@@ -3,12 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use rapi::client::Client;
+use rapi::client::{Client, Trust};
 use rapi::input::Method;
 use tokio::task::JoinSet;
-
-use super::fixed::Fixed;
-use crate::server::Server;
 
 /// What is asked.
 #[derive(Clone)]
@@ -23,21 +20,29 @@ impl Request {
     }
 }
 
+/// What becomes of a client's connection after each request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Connection {
+    /// It is kept.
+    Kept,
+    /// The next one is new, and goes on with the TLS session of the one before.
+    Resumed,
+    /// The next one is new, and nothing is known of the one before.
+    New,
+}
+
 /// Something that can be asked.
-pub(crate) trait Target {
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) address: String,
+    pub(crate) user: (&'static str, &'static str),
+}
+
+impl Target {
     /// A client of it, without a connection.
-    fn client(&self) -> Result<Client>;
-}
-
-impl Target for Server {
-    fn client(&self) -> Result<Client> {
-        self.client()
-    }
-}
-
-impl Target for Fixed {
-    fn client(&self) -> Result<Client> {
-        self.client()
+    pub(crate) fn client(&self) -> Result<Client> {
+        let (name, password) = self.user;
+        Ok(Client::new(&self.address, &Trust::Any)?.user(name, password))
     }
 }
 
@@ -62,6 +67,13 @@ impl Measured {
         self.took = self.begun.elapsed();
         self.each.sort_unstable();
         self
+    }
+
+    /// Adds one that ran after it.
+    pub(crate) fn then(&mut self, other: Self) {
+        self.took += other.took;
+        self.each.extend(other.each);
+        self.each.sort_unstable();
     }
 
     /// Adds one that ran at the same time.
@@ -98,29 +110,31 @@ pub(crate) fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-/// Asks with so many clients for so long, on connections that are kept or each time on a new one.
+/// Asks with so many clients for so long.
 pub(crate) async fn measure(
-    target: &impl Target,
+    target: &Target,
     clients: usize,
-    keep: bool,
+    connection: Connection,
     time: Duration,
     request: &Request,
 ) -> Result<Measured> {
     let mut tasks = JoinSet::new();
     let begun = Instant::now();
     for _ in 0..clients {
-        let client = target.client()?;
-        let request = request.clone();
+        let (target, request) = (target.clone(), request.clone());
+        let mut client = target.client()?;
         tasks.spawn(async move {
             let mut measured = Measured::new();
             while begun.elapsed() < time {
                 let sent = Instant::now();
                 let (status, _) = client.raw(request.method, &request.target, &[], None).await?;
-                if !keep {
-                    client.close();
-                }
                 measured.add(sent.elapsed());
                 ensure!(status == 200, "{}: {status}", request.target);
+                match connection {
+                    Connection::Kept => {}
+                    Connection::Resumed => client.close(),
+                    Connection::New => client = target.client()?,
+                }
             }
             Ok::<_, anyhow::Error>(measured.done())
         });

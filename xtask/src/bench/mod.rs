@@ -5,7 +5,9 @@
 #![expect(clippy::print_stdout, reason = "this is what the command is for")]
 
 mod fixed;
-mod load;
+pub(crate) mod load;
+mod memory;
+mod peer;
 mod table;
 
 use std::path::PathBuf;
@@ -22,7 +24,8 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::fixed::Fixed;
-use self::load::{Measured, Request, measure};
+use self::load::{Connection, Measured, Request, measure};
+use self::memory::pss_mib;
 use self::table::{Bar, Table};
 use crate::guest::succeed;
 use crate::machine::{self, cargo};
@@ -48,6 +51,12 @@ pub(crate) struct Bench {
     /// How many instances there are.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     instances: usize,
+    /// Measure beside another daemon on one cluster instead: ganeti, which makes a real Ganeti cluster (as root).
+    #[arg(long, value_name = "NAME", value_parser = ["ganeti"])]
+    peer: Option<String>,
+    /// Programs as they are while one works on them, to see that this command works.
+    #[arg(long, hide = true)]
+    unoptimised: bool,
     /// Serve a file's bytes, as a measure for the server.
     #[arg(long, hide = true, requires = "certificate")]
     fixed: Option<PathBuf>,
@@ -61,14 +70,18 @@ impl Bench {
         if let (Some(file), Some(certificate)) = (&self.fixed, &self.certificate) {
             return fixed::serve(file, certificate);
         }
-        if cfg!(debug_assertions) {
+        if cfg!(debug_assertions) && !self.unoptimised {
             machine::run(cargo().args(["build", "--release", "-p", "rapid", "-p", "xtask"]))?;
             let mut again = Command::new(machine::xtask("release")?);
             return machine::run(again.args(std::env::args_os().skip(1)));
         }
+        let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+        if self.peer.is_some() {
+            return peer::run(machine::rapid(profile)?, self.time());
+        }
         let base = tempfile::tempdir()?;
-        let place = Place::new(machine::rapid("release")?, base.path())?;
-        let mut table = Table::new(table::machine());
+        let place = Place::new(machine::rapid(profile)?, base.path())?;
+        let mut table = Table::new(table::machine(table::BESIDE_STATIC));
         placement(&mut table)?;
         server::runtime()?.block_on(self.measure(&place, &mut table))?;
         println!("{}", table.text());
@@ -145,9 +158,10 @@ impl Bench {
             let (status, body) = client.raw(request.method, &request.target, &[], None).await?;
             ensure!(status == 200, "{name}: {status}");
             let fixed = Fixed::start(place, &body, &certificate).await?;
-            for (kind, keep) in [("kept", true), ("new", false)] {
-                let mine = measure(server, CLIENTS, keep, time, &request).await?;
-                let other = measure(&fixed, CLIENTS, keep, time, &Request::get("/")).await?;
+            for (kind, connection) in [("kept", Connection::Kept), ("new", Connection::Resumed)] {
+                let mine = measure(&server.target(), CLIENTS, connection, time, &request).await?;
+                let other = fixed.target();
+                let other = measure(&other, CLIENTS, connection, time, &Request::get("/")).await?;
                 let title = format!("{name}, {} B, {kind} connections", body.len());
                 beside(table, &title, &mine, &other, None);
             }
@@ -156,8 +170,9 @@ impl Bench {
         let (_, body) = client.raw(bulk.method, &bulk.target, &[], None).await?;
         let fixed = Fixed::start(place, &body, &certificate).await?;
         let changing = tokio::spawn(change(server.client()?));
-        let mine = measure(server, CLIENTS, true, time, &bulk).await?;
-        let other = measure(&fixed, CLIENTS, true, time, &Request::get("/")).await?;
+        let kept = Connection::Kept;
+        let mine = measure(&server.target(), CLIENTS, kept, time, &bulk).await?;
+        let other = measure(&fixed.target(), CLIENTS, kept, time, &Request::get("/")).await?;
         changing.abort();
         let ratio = mine.per_second() / other.per_second();
         let bar = Bar { text: "at least 0.7 of static", met: ratio >= 0.7 };
@@ -327,14 +342,6 @@ async fn many_jobs(server: &Server, time: Duration, instances: usize) -> Result<
 async fn jobs(server: &Server) -> Result<usize> {
     let jobs = server.client()?.call(Method::Get, "/2/jobs", &[], None).await?;
     Ok(jobs.as_array().map_or(0, Vec::len))
-}
-
-/// The memory of a process, shared pages by parts.
-fn pss_mib(pid: u32) -> Result<f64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse().context("Pss")?;
-    Ok(kib / 1024.0)
 }
 
 /// Where a mirrored instance goes among many.

@@ -51,8 +51,12 @@ impl Table {
     }
 }
 
-/// The machine, in words.
-pub(crate) fn machine() -> String {
+/// How the server is measured beside static answers.
+pub(crate) const BESIDE_STATIC: &str = "Release build, TLS 1.3, HTTP/1.1, 8 clients unless said otherwise. The clients share the \
+    cores with the server,\nand so they do with the static answers of the same bytes from the same HTTP stack that stand beside.";
+
+/// The machine, in words, and how it is measured there.
+pub(crate) fn machine(how: &str) -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let after = |text: &str, key: &str| {
         let line = text.lines().find(|line| line.starts_with(key));
@@ -69,7 +73,7 @@ pub(crate) fn machine() -> String {
     let _ = write!(text, "; Linux {}", read("/proc/sys/kernel/osrelease").trim());
     let _ = write!(text, "; {}", rustc.unwrap_or_else(|_| "rustc unknown".to_owned()));
     let _ = write!(text, "; load before {}", read("/proc/loadavg").trim());
-    text += "\nRelease build, TLS 1.3, HTTP/1.1, 8 clients unless said otherwise. The clients share the cores with the \
-             server,\nand so they do with the static answers of the same bytes from the same HTTP stack that stand beside.";
+    text.push('\n');
+    text += how;
     text
 }
