@@ -4,7 +4,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the command is for")]
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -20,8 +20,14 @@ use transcript::scenario::{Section, Step};
 #[derive(Args)]
 pub(crate) struct Transcripts {
     /// The daemon's address, as in `https://127.0.0.1:5080`.
-    #[arg(long)]
-    address: String,
+    #[arg(long, required_unless_present = "answers")]
+    address: Option<String>,
+    /// A directory of answers that were written down already, as in target/system/differential/luxi.
+    #[arg(long, value_name = "DIR", conflicts_with = "address")]
+    answers: Option<PathBuf>,
+    /// What to compare with: another such directory instead of the recordings.
+    #[arg(long, value_name = "DIR", requires = "answers")]
+    with: Option<PathBuf>,
     /// What the daemon is: embedded, luxi or ganeti. Differences are accepted accordingly.
     #[arg(long, default_value = "embedded", value_parser = daemon)]
     daemon: Daemon,
@@ -52,7 +58,12 @@ impl FromStr for Place {
 impl Transcripts {
     /// Does what was asked.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
-        compare(&self.address, self.daemon, &self.section, &self.places, self.verbose)
+        if let Some(answers) = &self.answers {
+            let with = self.with.clone().unwrap_or_else(check::recorded);
+            return compare_recordings(self.daemon, &with, answers, self.verbose);
+        }
+        let address = self.address.as_deref().unwrap_or_default();
+        compare(address, self.daemon, &self.section, &self.places, self.verbose)
     }
 }
 
@@ -137,12 +148,13 @@ pub(crate) fn compare_recordings(
     daemon: Daemon,
     expected: &Path,
     got: &Path,
+    verbose: bool,
 ) -> anyhow::Result<()> {
     let mut report = check::report(daemon)?;
     for section in check::sections(&[])? {
         check::compare(&section, expected, got, &mut report)?;
     }
-    say(&report, true, false)
+    say(&report, true, verbose)
 }
 
 /// Prints a report; with all sections in it, accepted differences that were not met are told. That others were met is an

@@ -50,6 +50,11 @@ static PRINTED_SERIAL: LazyLock<Regex> = LazyLock::new(|| regex(r"'serial_no': \
 static ONE_OF: LazyLock<Regex> = LazyLock::new(|| regex(r"one of: ((?:[\w-]+, )+[\w-]+)"));
 static TYPES: LazyLock<Regex> =
     LazyLock::new(|| regex(r"supported storage types \(((?:[\w-]+, )+[\w-]+)\)"));
+static STATIC: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"static parameters \{((?:[^,{}]+, )+[^,{}]+)\}"));
+static OWNERS: LazyLock<Regex> = LazyLock::new(|| regex(r"multiple owners: ((?:[^ ,]+, )+[^ ,]+)"));
+/// A file of the queue, while it is being written.
+static JOB_FILE: LazyLock<Regex> = LazyLock::new(|| regex(r"/queue/job-\d+(-\d+-\d+\.tmp)?"));
 static NODE: LazyLock<Regex> = LazyLock::new(|| regex(r"node[0-9]\.gnt\.example"));
 
 fn regex(pattern: &str) -> Regex {
@@ -265,15 +270,16 @@ impl Masker<'_> {
             words.sort_unstable();
             words.join(", ")
         };
-        let text = ONE_OF
-            .replace_all(&text, |found: &Captures<'_>| format!("one of: {}", sorted(&found[1])));
-        let text = TYPES.replace_all(&text, |found: &Captures<'_>| {
-            format!("supported storage types ({})", sorted(&found[1]))
+        let text = JOB_FILE.replace_all(&text, "/queue/<job's file>");
+        let sets = [&ONE_OF, &TYPES, &STATIC, &OWNERS];
+        let text = sets.iter().fold(text.into_owned(), |text, set| {
+            let ordered = |found: &Captures<'_>| found[0].replace(&found[1], &sorted(&found[1]));
+            set.replace_all(&text, ordered).into_owned()
         });
         if self.any_node {
             return NODE.replace_all(&text, "<node>").into_owned();
         }
-        text.into_owned()
+        text
     }
 }
 
@@ -391,6 +397,27 @@ mod tests {
             &json!({"data": [{"m": [0, "aa:00:00:<mac1>"], "dfree": [0, "<figure>"]}],
                    "fields": [{"name": "m"}, {"name": "dfree"}]}),
         );
+    }
+
+    #[test]
+    fn sets_in_texts_have_one_order() {
+        for (said, masked) in [
+            (
+                "Can't overwrite static parameters {'b', 'a'}",
+                "Can't overwrite static parameters {'a', 'b'}",
+            ),
+            ("must be one of: kvm, fake", "must be one of: fake, kvm"),
+            (
+                "is used by multiple owners: b/nic:0, a/nic:0",
+                "is used by multiple owners: a/nic:0, b/nic:0",
+            ),
+            (
+                "Failed to write /x/queue/job-7: /x/queue/job-7-5-3.tmp: why",
+                "Failed to write /x/queue/<job's file>: /x/queue/<job's file>: why",
+            ),
+        ] {
+            check("anon GET /2/x", json!(said), &json!(masked));
+        }
     }
 
     #[test]

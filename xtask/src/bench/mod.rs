@@ -48,9 +48,9 @@ pub(crate) struct Bench {
     /// How long each measurement takes.
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     seconds: u64,
-    /// How many instances there are.
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    instances: usize,
+    /// How many instances there are in the end; by default 1000, and 200 on a real cluster.
+    #[arg(long, value_name = "N")]
+    instances: Option<usize>,
     /// Measure beside another daemon on one cluster instead: ganeti, which makes a real Ganeti cluster (as root).
     #[arg(long, value_name = "NAME", value_parser = ["ganeti"])]
     peer: Option<String>,
@@ -77,7 +77,7 @@ impl Bench {
         }
         let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
         if self.peer.is_some() {
-            return peer::run(machine::rapid(profile)?, self.time());
+            return peer::run(machine::rapid(profile)?, self.time(), self.instances.unwrap_or(200));
         }
         let base = tempfile::tempdir()?;
         let place = Place::new(machine::rapid(profile)?, base.path())?;
@@ -86,6 +86,10 @@ impl Bench {
         server::runtime()?.block_on(self.measure(&place, &mut table))?;
         println!("{}", table.text());
         Ok(())
+    }
+
+    fn instances(&self) -> usize {
+        self.instances.unwrap_or(1000)
     }
 
     fn time(&self) -> Duration {
@@ -104,8 +108,8 @@ impl Bench {
             "bench.example.com",
         ])?;
         let server = place.start::<&str>(&[]).await?;
-        println!("making {} instances …", self.instances);
-        let made = instances(&server, self.instances, &nodes).await?;
+        println!("making {} instances …", self.instances());
+        let made = instances(&server, self.instances(), &nodes).await?;
         table.row("creation of an instance, 16 at a time", &format!("{made:.0}/s"), "", None);
         self.requests(place, &server, table).await?;
         let pss = pss_mib(server.pid())?;
@@ -189,7 +193,7 @@ impl Bench {
             &turns.latencies(),
             Some(&Bar { text: "under 5 ms", met: median < Duration::from_millis(5) }),
         );
-        let (submitted, finished) = many_jobs(server, self.time() * 2, self.instances).await?;
+        let (submitted, finished) = many_jobs(server, self.time() * 2, self.instances()).await?;
         let submissions = format!("submission of a job, {JOB_CLIENTS} clients");
         table.row(
             &submissions,

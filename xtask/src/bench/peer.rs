@@ -33,8 +33,8 @@ use crate::{machine, oracle};
 const CLIENTS: [usize; 3] = [1, 8, 64];
 /// In how many turns each measurement is made.
 const TURNS: u32 = 4;
-/// The lists that are asked for have so many instances.
-const INSTANCES: [usize; 2] = [50, 200];
+/// The first list that is asked for has this part of the instances, the second one all.
+const FIRST_PART: usize = 4;
 /// Connections that are open and say nothing.
 const IDLE: usize = 500;
 /// Who asks, on both sides.
@@ -47,7 +47,7 @@ const HOW: &str = "One real Ganeti cluster of four nodes; rapid with the engine 
     cores with the daemons\nand the cluster. \"luxid\" is a bare LUXI client that makes the same call on a connection that it keeps.";
 
 /// Makes the cluster, and measures inside its namespace.
-pub(crate) fn run(program: PathBuf, time: Duration) -> Result<()> {
+pub(crate) fn run(program: PathBuf, time: Duration, instances: usize) -> Result<()> {
     if !oracle::is_inside() {
         machine::packages(ganeti::PACKAGES)?;
         println!("making a real Ganeti cluster …");
@@ -72,7 +72,7 @@ pub(crate) fn run(program: PathBuf, time: Duration) -> Result<()> {
         ];
         let server = place.start(&arguments).await?;
         let bench = Peers::new(server, socket, time)?;
-        bench.all(&mut table).await?;
+        bench.all(instances, &mut table).await?;
         bench.server.stop().await
     })?;
     println!("{}", table.text());
@@ -104,13 +104,13 @@ impl Peers {
         Ok(Self { server, ours, theirs, socket, their_pid, time })
     }
 
-    async fn all(&self, table: &mut Table) -> Result<()> {
+    async fn all(&self, count: usize, table: &mut Table) -> Result<()> {
         self.version(table).await?;
         self.bound("/2/info", &Request::get("/2/info"), Call::QueryClusterInfo, &json!([]), table)
             .await?;
         let mut made = 0;
         let bulk = Request::get("/2/instances?bulk=1");
-        for count in INSTANCES {
+        for count in [count / FIRST_PART, count] {
             println!("making {} instances …", count - made);
             instances(&self.ours.client()?, made..count).await?;
             made = count;
@@ -187,7 +187,7 @@ impl Peers {
         let [(ours, _), (theirs, processes)] = peaks[..] else { return Ok(()) };
         let bar = Bar { text: "at most a third", met: ours * 3.0 <= theirs };
         table.row(
-            &format!("memory (PSS) at most, lists of 200, {}", people(many)),
+            &format!("memory (PSS) at most, lists of all, {}", people(many)),
             &format!("{ours:.1} MiB"),
             &format!("ganeti-rapi {theirs:.1} MiB in {processes} processes"),
             Some(&bar),
