@@ -37,7 +37,7 @@ use model::job::Status;
 use crate::input::Method;
 use crate::table::ROUTES;
 
-/// How long making a connection may take.
+/// How long making a connection may take, unless told otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long an answer may take; `/wait` takes ten seconds, operating systems as long as their job.
@@ -110,6 +110,7 @@ pub struct Client {
     port: u16,
     tls: Option<TlsConnector>,
     authorization: Option<String>,
+    connect_time: Duration,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -145,13 +146,22 @@ impl Client {
             other => return Err(ClientError::unreachable(format!("{other} is not spoken"))),
         };
         let host = host.trim_matches(['[', ']']).to_owned();
-        Ok(Self { host, port, tls, authorization: None, idle: Mutex::new(Vec::new()) })
+        let connect_time = CONNECT_TIMEOUT;
+        let (authorization, idle) = (None, Mutex::default());
+        Ok(Self { host, port, tls, authorization, connect_time, idle })
     }
 
     /// The same client for a user.
     #[must_use]
     pub fn user(mut self, name: &str, password: &str) -> Self {
         self.authorization = Some(format!("Basic {}", BASE64.encode(format!("{name}:{password}"))));
+        self
+    }
+
+    /// The same client, with so much time for making a connection.
+    #[must_use]
+    pub fn connect_time(mut self, time: Duration) -> Self {
+        self.connect_time = time;
         self
     }
 
@@ -217,7 +227,7 @@ impl Client {
             let fresh = kept.is_none();
             let mut connection = match kept {
                 Some(kept) => kept,
-                None => timeout(CONNECT_TIMEOUT, self.connect()).await.map_err(|_| {
+                None => timeout(self.connect_time, self.connect()).await.map_err(|_| {
                     ClientError::unreachable("the server cannot be reached in time")
                 })??,
             };

@@ -7,6 +7,9 @@ use rapi::client::{Client, Trust};
 use rapi::input::Method;
 use tokio::task::JoinSet;
 
+/// How long a connection may take to be made: some servers take few at a time.
+const CONNECT_TIME: Duration = Duration::from_secs(120);
+
 /// What is asked.
 #[derive(Clone)]
 pub(crate) struct Request {
@@ -42,7 +45,8 @@ impl Target {
     /// A client of it, without a connection.
     pub(crate) fn client(&self) -> Result<Client> {
         let (name, password) = self.user;
-        Ok(Client::new(&self.address, &Trust::Any)?.user(name, password))
+        let client = Client::new(&self.address, &Trust::Any)?.user(name, password);
+        Ok(client.connect_time(CONNECT_TIME))
     }
 }
 

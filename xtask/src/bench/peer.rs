@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use rapi::input::Method;
 use serde_json::{Value, json};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::load::{Connection, Measured, Request, Target, measure, ms};
 use super::memory::Peak;
@@ -39,6 +40,9 @@ const FIRST_PART: usize = 4;
 const IDLE: usize = 500;
 /// Who asks, on both sides.
 const USER: (&str, &str) = ("writer", "writepw");
+/// How long a bare client tries to connect, and how often.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+const CONNECT_PAUSE: Duration = Duration::from_millis(10);
 /// The longest answer of the master daemon.
 const ANSWER_BYTES: usize = 256 << 20;
 
@@ -313,10 +317,13 @@ fn people(clients: usize) -> String {
 
 /// The same call again and again without any daemon between.
 async fn bare(socket: &Path, clients: usize, time: Duration, message: &[u8]) -> Result<Measured> {
+    let mut streams = Vec::new();
+    for _ in 0..clients {
+        streams.push(connected(socket).await?);
+    }
     let mut tasks = JoinSet::new();
     let begun = Instant::now();
-    for _ in 0..clients {
-        let mut stream = UnixStream::connect(socket).await.context("luxid")?;
+    for mut stream in streams {
         let message = message.to_vec();
         tasks.spawn(async move {
             let (mut reader, mut measured) = (Reader::new(), Measured::new());
@@ -336,6 +343,21 @@ async fn bare(socket: &Path, clients: usize, time: Duration, message: &[u8]) -> 
         all.join(measured??);
     }
     Ok(all)
+}
+
+/// The master daemon takes few new connections at a time; the others are told to come again.
+async fn connected(socket: &Path) -> Result<UnixStream> {
+    let begun = Instant::now();
+    loop {
+        match UnixStream::connect(socket).await {
+            Err(error)
+                if error.kind() == ErrorKind::WouldBlock && begun.elapsed() < CONNECT_LIMIT =>
+            {
+                sleep(CONNECT_PAUSE).await;
+            }
+            connected => return connected.context("luxid"),
+        }
+    }
 }
 
 /// Makes instances without disks, from one number to another.
