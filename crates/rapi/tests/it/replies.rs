@@ -145,6 +145,11 @@ async fn roles_are_words_and_consoles_lose_their_nulls() {
     assert_eq!(console, Ok(json!({"instance": "web10", "kind": "ssh"})));
     let stopped = ask(&engine, Get, "/2/instances/web2/console", None).await;
     assert_eq!(stopped, refusal(503, "Instance console unavailable"));
+    // A master daemon may not be able to read what a node says of a console.
+    let running = dict(json!({"name": "web3", "oper_state": true, "console": null}));
+    let engine = Arc::new(FakeEngine { items: vec![(Item::Instance, running)], ..fake() });
+    let unread = ask(&engine, Get, "/2/instances/web3/console", None).await;
+    assert_eq!(unread, Err(HttpError::plain(500)));
 }
 
 #[tokio::test]
