@@ -305,6 +305,8 @@ param_enums! {
         Blockdev = "blockdev", Diskless = "diskless", Ext = "ext", File = "file", Gluster = "gluster",
         LvmPv = "lvm-pv", LvmVg = "lvm-vg", Rados = "rados", Sharedfile = "sharedfile",
     }
+    /// A check of the cluster that may be left out.
+    VerifyCheck { HvparamAssessment = "hvparam_assessment", NPlusOneMem = "nplusone_mem", }
     /// Adds to or removes from a list of operating systems.
     ListChange { Add = "add", Attach = "attach", Detach = "detach", Remove = "remove", }
 }

@@ -374,11 +374,23 @@ pub(crate) fn job_result(op: OpId) -> &'static str {
             "`{jobs: [[whether submitted, id or error]], allocatable: [name], failed: [name]}`"
         }
         OpId::InstanceQueryData => "`{instance name: all about it}`",
-        OpId::NodeEvacuate | OpId::NodeMigrate => "`{jobs: [[whether submitted, id or error]]}`",
-        OpId::NodePowercycle => "null, or what the hypervisor says",
-        OpId::NodeQueryStorage | OpId::OsDiagnose => {
-            "a list of rows, with the columns of `output_fields`"
+        OpId::ClusterVerify
+        | OpId::ClusterVerifyDisks
+        | OpId::GroupEvacuate
+        | OpId::InstanceChangeGroup
+        | OpId::NodeEvacuate
+        | OpId::NodeMigrate => "`{jobs: [[whether submitted, id or error]]}`",
+        OpId::ClusterVerifyConfig | OpId::ClusterVerifyGroup => "whether all is well",
+        OpId::ClusterRepairDiskSizes => "a list of `[instance, disk, what changed, its new value]`",
+        OpId::GroupVerifyDisks => {
+            "`[{node UUID: error}, [instance], {instance: [[node UUID, volume]]}]`"
         }
+        OpId::TagsSearch => "a list of `[path, tag]`",
+        OpId::NodePowercycle => "null, or what the hypervisor says",
+        OpId::ExtStorageDiagnose
+        | OpId::NodeQueryStorage
+        | OpId::NodeQueryvols
+        | OpId::OsDiagnose => "a list of rows, with the columns of `output_fields`",
         OpId::BackupRemove
         | OpId::ClusterRedistConf
         | OpId::GroupAssignNodes

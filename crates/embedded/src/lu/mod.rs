@@ -4,6 +4,7 @@
 //! can do its work (which gives a plan), and does it. What the checks learned travels in the plan, never in the unit.
 
 pub(crate) mod backup;
+pub(crate) mod change_group;
 pub(crate) mod cluster;
 pub(crate) mod cx;
 pub(crate) mod expand;

@@ -4,9 +4,9 @@ use imbl::OrdSet;
 use model::config::Config;
 use model::error::{ErrorClass, GanetiError, Result};
 use model::name::Uuid;
-use model::opcode::{TagsDel, TagsSet};
+use model::opcode::{TagsDel, TagsSearch, TagsSet};
 use model::param::TagKind;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Cx, Level, Locks, LogicalUnit, expand};
 use crate::config::Draft;
@@ -161,10 +161,67 @@ impl LogicalUnit for TagsDel {
     }
 }
 
+impl LogicalUnit for TagsSearch {
+    type Plan = regex::Regex;
+
+    fn locks(&self, _config: &Config) -> Result<Locks> {
+        Ok(Locks::new())
+    }
+
+    async fn check_prereq(&self, _cx: &Cx) -> Result<regex::Regex> {
+        let pattern = self.pattern.as_str();
+        regex::Regex::new(pattern).map_err(|error| {
+            GanetiError::wrong_input(format!("Invalid search pattern '{pattern}': {error}"))
+        })
+    }
+
+    async fn exec(&self, cx: &Cx, pattern: regex::Regex) -> Result<Value> {
+        let config = cx.config();
+        let mut found = Vec::new();
+        let mut look = |path: String, tags: &OrdSet<String>| {
+            let matching = tags.iter().filter(|tag| pattern.is_match(tag));
+            found.extend(matching.map(|tag| json!([path, tag])));
+        };
+        look("/cluster".to_owned(), &config.cluster.tags);
+        for object in config.instances.values() {
+            look(format!("/instances/{}", object.name), &object.tags);
+        }
+        for object in config.nodes.values() {
+            look(format!("/nodes/{}", object.name), &object.tags);
+        }
+        for object in config.groups.values() {
+            look(format!("/nodegroup/{}", object.name), &object.tags);
+        }
+        for object in config.networks.values() {
+            look(format!("/network/{}", object.name), &object.tags);
+        }
+        Ok(Value::Array(found))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::testing::Bench;
     use serde_json::json;
+
+    #[tokio::test]
+    async fn tags_are_searched() {
+        let bench = Bench::new(1);
+        for (kind, name) in [("cluster", json!(null)), ("node", json!("node1"))] {
+            let set =
+                json!({"OP_ID": "OP_TAGS_SET", "kind": kind, "name": name, "tags": ["b:1", "c"]});
+            assert_eq!(bench.run(set).await.result, Ok(json!(null)));
+        }
+        let search = async |pattern: &str| {
+            bench.run(json!({"OP_ID": "OP_TAGS_SEARCH", "pattern": pattern})).await.result
+        };
+        let found = json!([["/cluster", "b:1"], ["/nodes/node1.example.com", "b:1"]]);
+        assert_eq!(search("^b:").await, Ok(found));
+        assert_eq!(search("nothing").await, Ok(json!([])));
+        let refused = search("(").await.unwrap_err();
+        assert!(refused.to_string().contains("Invalid search pattern '(': "), "{refused}");
+        assert_eq!(refused.code(), Some("wrong_input"));
+    }
 
     #[tokio::test]
     async fn tags_come_and_go() {

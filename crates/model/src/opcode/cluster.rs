@@ -5,12 +5,17 @@ use std::num::NonZeroU64;
 
 use crate::param::{
     Dict, DiskParams, DiskTemplate, Hypervisor, IPolicySpec, NicSpec, NonEmpty, OsListChange,
-    Private, UidRange,
+    Private, UidRange, VerifyCheck,
 };
 
 opcodes! {
     /// Writes the cluster configuration to all nodes again.
     ClusterRedistConf "OP_CLUSTER_REDIST_CONF" hooks() summary() {
+    }
+    /// Compares the sizes of disks with those recorded, and records what they are.
+    ClusterRepairDiskSizes "OP_CLUSTER_REPAIR_DISK_SIZES" hooks() summary() {
+        /// The instances; none means all.
+        instances: Vec<NonEmpty> = Default::default(),
     }
     /// Changes parameters of the cluster.
     ClusterSetParams "OP_CLUSTER_SET_PARAMS" hooks("cluster-modify") summary() {
@@ -102,6 +107,65 @@ opcodes! {
         enabled_data_collectors: Option<BTreeMap<String, bool>> = None,
         /// How often each data collector runs, in microseconds.
         data_collector_interval: Option<BTreeMap<String, i64>> = None,
+    }
+    /// Submits the jobs that verify the cluster: its configuration, then each node group.
+    ClusterVerify "OP_CLUSTER_VERIFY" hooks() summary() {
+        /// Whether every check fails, for tests of what follows.
+        debug_simulate_errors: bool = false,
+        /// Whether findings are told in a form for programs.
+        error_codes: bool = false,
+        /// Checks that are left out.
+        skip_checks: Vec<VerifyCheck> = Default::default(),
+        /// Codes of findings that are only warned about.
+        ignore_errors: Vec<NonEmpty> = Default::default(),
+        /// Whether to tell more.
+        verbose: bool = false,
+        /// The node group, if it is to be only one.
+        group_name: Option<NonEmpty> = None,
+        /// Whether what lies about without being needed is told.
+        verify_clutter: bool = false,
+    }
+    /// Verifies the cluster's configuration.
+    ClusterVerifyConfig "OP_CLUSTER_VERIFY_CONFIG" hooks() summary() {
+        /// Whether every check fails, for tests of what follows.
+        debug_simulate_errors: bool = false,
+        /// Whether findings are told in a form for programs.
+        error_codes: bool = false,
+        /// Codes of findings that are only warned about.
+        ignore_errors: Vec<NonEmpty> = Default::default(),
+        /// Whether to tell more.
+        verbose: bool = false,
+    }
+    /// Submits the jobs that look for disks which need activation, one for each node group.
+    ClusterVerifyDisks "OP_CLUSTER_VERIFY_DISKS" hooks() summary() {
+        /// The node group, if it is to be only one.
+        group_name: Option<NonEmpty> = None,
+        /// Whether a disk that cannot be looked at counts as one that needs activation.
+        is_strict: bool = true,
+    }
+    /// Verifies the nodes of a group and their instances.
+    ClusterVerifyGroup "OP_CLUSTER_VERIFY_GROUP" hooks("cluster-verify") summary(group_name) {
+        /// The node group.
+        group_name: NonEmpty,
+        /// Whether every check fails, for tests of what follows.
+        debug_simulate_errors: bool = false,
+        /// Whether findings are told in a form for programs.
+        error_codes: bool = false,
+        /// Checks that are left out.
+        skip_checks: Vec<VerifyCheck> = Default::default(),
+        /// Codes of findings that are only warned about.
+        ignore_errors: Vec<NonEmpty> = Default::default(),
+        /// Whether to tell more.
+        verbose: bool = false,
+        /// Whether what lies about without being needed is told.
+        verify_clutter: bool = false,
+    }
+    /// Lists the providers of external storage that the nodes have.
+    ExtStorageDiagnose "OP_EXT_STORAGE_DIAGNOSE" hooks() summary() {
+        /// The columns of the answer.
+        output_fields: Vec<NonEmpty>,
+        /// Which; none means all.
+        names: Vec<NonEmpty> = Default::default(),
     }
     /// Lists the operating system definitions that the nodes have.
     OsDiagnose "OP_OS_DIAGNOSE" hooks() summary() {

@@ -31,6 +31,21 @@ opcodes! {
         /// The UUIDs of the nodes.
         node_uuids: Option<Vec<NonEmpty>> = None,
     }
+    /// Submits jobs that move all instances of a node group to others.
+    GroupEvacuate "OP_GROUP_EVACUATE" hooks("group-evacuate") summary(group_name) {
+        /// The node group.
+        group_name: NonEmpty,
+        /// Whether locks of nodes that are done with are given up before the disks are in sync.
+        early_release: bool = false,
+        /// The instance allocator that chooses nodes.
+        iallocator: Option<NonEmpty> = None,
+        /// The groups to go to; by default any other.
+        target_groups: Option<Vec<NonEmpty>> = None,
+        /// Whether the jobs run one after the other.
+        sequential: bool = false,
+        /// Whether running instances are stopped for it instead of migrated.
+        force_failover: bool = false,
+    }
     /// Removes an empty node group.
     GroupRemove "OP_GROUP_REMOVE" hooks("group-remove") summary(group_name) {
         /// The node group.
@@ -59,5 +74,11 @@ opcodes! {
         disk_state: Option<Dict> = None,
         /// The instance policy.
         ipolicy: Option<IPolicySpec> = None,
+    }    /// Looks for disks of a node group's instances that need activation.
+    GroupVerifyDisks "OP_GROUP_VERIFY_DISKS" hooks() summary(group_name) {
+        /// The node group.
+        group_name: NonEmpty,
+        /// Whether a disk that cannot be looked at counts as one that needs activation.
+        is_strict: bool = true,
     }
 }

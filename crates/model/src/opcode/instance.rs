@@ -22,6 +22,19 @@ opcodes! {
         /// Whether to wait until mirrored disks are in sync.
         wait_for_sync: bool = false,
     }
+    /// Submits jobs that move an instance to another node group.
+    InstanceChangeGroup "OP_INSTANCE_CHANGE_GROUP" hooks("instance-change-group") summary(instance_name) {
+        /// The instance.
+        instance_name: String,
+        /// The UUID that the instance must have.
+        instance_uuid: Option<NonEmpty> = None,
+        /// Whether locks of nodes that are done with are given up before the disks are in sync.
+        early_release: bool = false,
+        /// The instance allocator that chooses nodes.
+        iallocator: Option<NonEmpty> = None,
+        /// The groups to go to; by default any other.
+        target_groups: Option<Vec<NonEmpty>> = None,
+    }
     /// Creates an instance.
     InstanceCreate "OP_INSTANCE_CREATE" hooks("instance-add") summary(instance_name) {
         /// The instance.

@@ -109,21 +109,31 @@ macro_rules! for_each_opcode {
         $callback! {
             // parameters                in the file
             ClusterRedistConf            cluster,
+            ClusterRepairDiskSizes       cluster,
             ClusterSetParams             cluster,
+            ClusterVerify                cluster,
+            ClusterVerifyConfig          cluster,
+            ClusterVerifyDisks           cluster,
+            ClusterVerifyGroup           cluster,
+            ExtStorageDiagnose           cluster,
             OsDiagnose                   cluster,
             GroupAdd                     group,
             GroupAssignNodes             group,
+            GroupEvacuate                group,
             GroupRemove                  group,
             GroupRename                  group,
             GroupSetParams               group,
+            GroupVerifyDisks             group,
             NodeEvacuate                 node,
             NodeMigrate                  node,
             NodeModifyStorage            node,
             NodePowercycle               node,
             NodeQueryStorage             node,
+            NodeQueryvols                node,
             NodeSetParams                node,
             RepairNodeStorage            node,
             InstanceActivateDisks        instance,
+            InstanceChangeGroup          instance,
             InstanceCreate               instance,
             InstanceDeactivateDisks      instance,
             InstanceFailover             instance,
@@ -150,6 +160,7 @@ macro_rules! for_each_opcode {
             NetworkRename                network,
             NetworkSetParams             network,
             TagsDel                      tags,
+            TagsSearch                   tags,
             TagsSet                      tags,
             TestDelay                    test,
         }
@@ -282,8 +293,17 @@ const DEFAULTS_30: &[(OpId, &str, bool)] = &[
     (OpId::InstanceSetParams, "hotplug", false),
 ];
 
-/// Parameters that 3.1 no longer has.
-const ONLY_30: &[(OpId, &str)] = &[(OpId::InstanceSetParams, "hotplug_if_possible")];
+/// Parameters that only one release has.
+const ONLY_IN: &[(Compat, OpId, &str)] = &[
+    (Compat::V30, OpId::InstanceSetParams, "hotplug_if_possible"),
+    (Compat::V31, OpId::ClusterVerifyDisks, "is_strict"),
+    (Compat::V31, OpId::GroupVerifyDisks, "is_strict"),
+];
+
+/// Whether an opcode has a parameter in a release.
+fn exists_in(compat: Compat, id: OpId, name: &str) -> bool {
+    !ONLY_IN.iter().any(|(only, op, param)| *op == id && *param == name && *only != compat)
+}
 
 impl ParamDef {
     /// The value when none is given, in the release that is spoken.
@@ -310,10 +330,7 @@ impl OpId {
 
     /// The parameters that exist in the release that is spoken.
     pub fn params(self, compat: Compat) -> impl Iterator<Item = &'static ParamDef> {
-        self.def()
-            .params
-            .iter()
-            .filter(move |param| compat == Compat::V30 || !ONLY_30.contains(&(self, param.name)))
+        self.def().params.iter().filter(move |param| exists_in(compat, self, param.name))
     }
 
     /// Reads an opcode from its parameters and the common ones, in Ganeti's order of checks: unknown names, then each own
@@ -493,7 +510,7 @@ impl Op {
         Ok(op)
     }
 
-    /// The wire form for an audience. Parameters that only 3.0 has are left out unless it is spoken.
+    /// The wire form for an audience. Parameters that the release spoken does not have are left out.
     pub fn to_wire(&self, audience: Audience, compat: Compat) -> Dict {
         let id = self.code.id();
         let mut dict = Dict::new();
@@ -502,11 +519,7 @@ impl Op {
         if id == OpId::InstanceMultiAlloc {
             hide_in_creations(&mut dict, audience);
         }
-        if compat != Compat::V30 {
-            for (_, name) in ONLY_30.iter().filter(|(op, _)| *op == id) {
-                dict.shift_remove(*name);
-            }
-        }
+        dict.retain(|name, _| exists_in(compat, id, name));
         self.common.write_into(&mut dict);
         // Ganeti 3.0 shows an optional parameter that is not given in no way, except these two (`OpCodes.hs`).
         if audience == Audience::Client {

@@ -76,6 +76,13 @@ opcodes! {
         /// The name.
         name: Option<NonEmpty> = None,
     }
+    /// Lists the logical volumes of nodes.
+    NodeQueryvols "OP_NODE_QUERYVOLS" hooks() summary() {
+        /// The columns of the answer.
+        output_fields: Vec<NonEmpty>,
+        /// The nodes; none means all.
+        nodes: Vec<NonEmpty> = Default::default(),
+    }
     /// Changes the role and the parameters of a node.
     NodeSetParams "OP_NODE_SET_PARAMS" hooks("node-modify") summary(node_name) {
         /// The node.

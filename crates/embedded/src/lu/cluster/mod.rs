@@ -1,7 +1,10 @@
 //! The opcodes on the cluster as a whole.
 
+pub(crate) mod disks;
 pub(crate) mod set_params;
 pub(crate) mod templates;
+mod verify;
+pub(crate) mod verify_group;
 
 use model::config::Config;
 use model::error::Result;

@@ -11,7 +11,8 @@ use model::opcode::{NodeEvacuate, Op, OpId, ParamError};
 use model::param::{Dict, EvacuateMode, NonEmpty};
 use model::python;
 use model::units::natural_cmp;
-use placement::answer::Found;
+use placement::answer::{Found, Reply};
+use placement::evacuate::Moved;
 use placement::picture::{EvacuationMode, Options, Request};
 use serde_json::{Value, json};
 
@@ -182,11 +183,22 @@ async fn allocated(
     };
     let request = Request::NodeEvacuate { instances, mode };
     let reply = allocate::ask_with(cx, allocator, &request, options).await?;
+    let what = format!("Can't compute node evacuation using iallocator '{allocator}'");
+    moves(cx, reply, &what, op.early_release, |moved| moved.nodes.join(", "))
+}
+
+/// The jobs of an allocator's moves, which the log names by where they go; what cannot move refuses all (Ganeti 3.0,
+/// `LoadNodeEvacResult`).
+pub(crate) fn moves(
+    cx: &Cx,
+    reply: Reply,
+    failure: &str,
+    early_release: bool,
+    place: impl Fn(&Moved) -> String,
+) -> Result<Vec<Vec<Op>>> {
     let Some(Found::Moves { moved, failed, jobs }) = reply.result else {
-        return Err(GanetiError::prereq(
-            format!("Can't compute node evacuation using iallocator '{allocator}': {}", reply.info),
-            ErrorCode::InsufficientResources,
-        ));
+        let text = format!("{failure}: {}", reply.info);
+        return Err(GanetiError::prereq(text, ErrorCode::InsufficientResources));
     };
     if !failed.is_empty() {
         let reason = |(name, reason): &(String, Option<String>)| {
@@ -200,10 +212,8 @@ async fn allocated(
         return Err(GanetiError::exec(text));
     }
     if !moved.is_empty() {
-        let moves: Vec<String> = moved
-            .iter()
-            .map(|moved| format!("{} (to {})", moved.name, moved.nodes.join(", ")))
-            .collect();
+        let moves: Vec<String> =
+            moved.iter().map(|moved| format!("{} (to {})", moved.name, place(moved))).collect();
         cx.info(&format!("Instances to be moved: {}", moves.join(", ")));
     }
     let read = |step: &Value| {
@@ -214,7 +224,7 @@ async fn allocated(
             GanetiError::exec(text)
         })?;
         if id == OpId::InstanceReplaceDisks {
-            params.insert("early_release".to_owned(), json!(op.early_release));
+            params.insert("early_release".to_owned(), json!(early_release));
         }
         read_op(id, &params, cx.compat())
     };

@@ -5,6 +5,7 @@ pub(crate) mod migrate;
 pub(crate) mod powercycle;
 pub(crate) mod set_params;
 pub(crate) mod storage;
+pub(crate) mod volumes;
 
 #[cfg(test)]
 mod tests;
