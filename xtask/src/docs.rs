@@ -11,6 +11,8 @@ use clap::Args;
 
 use rapi::{manual, openapi};
 
+use crate::tools::Table;
+
 /// The command's options.
 #[derive(Args)]
 pub(crate) struct Docs {
@@ -27,6 +29,7 @@ impl Docs {
             ("access.txt", openapi::access()),
             ("openapi.json", document + "\n"),
             ("api.md", manual::manual()),
+            ("tools.md", Table::read()?.document()),
         ];
         for (name, text) in files {
             let path = docs.join(name);

@@ -13,6 +13,7 @@ mod oracle;
 mod server;
 mod system;
 mod test;
+mod tools;
 mod transcripts;
 
 use std::process::ExitCode;
@@ -41,7 +42,7 @@ enum Task {
     Deb(deb::Deb),
     /// Check which crate depends on which, and the licences of what is not ours.
     Deps,
-    /// Write docs/api.md, docs/openapi.json and docs/access.txt from the tables.
+    /// Write docs/api.md, docs/openapi.json, docs/access.txt and docs/tools.md from the tables.
     Docs(docs::Docs),
     /// A real Ganeti cluster on this machine, and recordings of what it answers.
     Oracle(oracle::Oracle),

@@ -22,7 +22,7 @@ const MUTATE_SECONDS: &str = "60";
 /// Run everything, or the named parts alone.
 #[derive(Args)]
 pub(crate) struct Test {
-    /// check, differential, guest, crash, daemon, input, node, deb, client; all of them by default.
+    /// check, differential, guest, crash, daemon, input, node, deb, tools, client; all of them by default.
     names: Vec<String>,
     /// What the parts need is built and installed already.
     #[arg(long, hide = true)]
@@ -53,6 +53,8 @@ const PARTS: &[Part] = &[
     Part { name: "node", packages: QEMU, run: node },
     // The Debian packages.
     Part { name: "deb", packages: &["systemd", "binutils"], run: system::deb::run },
+    // Ganeti's own command line tools and its daemon.
+    Part { name: "tools", packages: &["ganeti", "util-linux"], run: system::tools::run },
     // Ganeti's own Python client.
     Part {
         name: "client",

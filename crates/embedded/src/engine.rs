@@ -675,7 +675,8 @@ impl EmbeddedEngine {
     /// Until when the watcher pauses, in seconds since the epoch; `None` once that is over.
     fn watcher_pause(&self) -> Result<Option<f64>> {
         let until = self.store.read(|reader| reader.setting(WATCHER_PAUSE))?;
-        let until = until.and_then(|text| text.parse::<f64>().ok());
+        // Ganeti: whole seconds are told (3.0.2, asked).
+        let until = until.and_then(|text| text.parse::<f64>().ok()).map(f64::trunc);
         Ok(until.filter(|until| *until > self.shared.env.now_seconds()))
     }
 }

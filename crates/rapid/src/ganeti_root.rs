@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,19 +28,23 @@ const MASTER: &str = "ganeti-master";
 const DAEMONS: &str = "gnt-daemons";
 const FILE_MODE: u32 = 0o444;
 
-/// The directories that tools expect, with their rights.
-const DIRECTORIES: &[(&str, u32)] = &[
-    (DATA, 0o755),
-    ("var/lib/ganeti/rapi", 0o755),
-    ("var/lock", 0o755),
-    ("var/log/ganeti", 0o770),
-    ("var/run/ganeti", 0o775),
-    (SOCKETS, 0o770),
-    ("etc/ganeti", 0o755),
-];
+/// A directory that tools expect.
+struct Directory {
+    name: &'static str,
+    mode: u32,
+    /// Whether it belongs to the daemons' group.
+    shared: bool,
+}
 
-/// Those of them in which the daemons' group writes.
-const SHARED: &[&str] = &["var/log/ganeti", "var/run/ganeti", SOCKETS];
+const DIRECTORIES: &[Directory] = &[
+    Directory { name: DATA, mode: 0o755, shared: false },
+    Directory { name: "var/lib/ganeti/rapi", mode: 0o755, shared: false },
+    Directory { name: "var/lock", mode: 0o755, shared: false },
+    Directory { name: "var/log/ganeti", mode: 0o770, shared: true },
+    Directory { name: "var/run/ganeti", mode: 0o775, shared: true },
+    Directory { name: SOCKETS, mode: 0o770, shared: true },
+    Directory { name: "etc/ganeti", mode: 0o755, shared: false },
+];
 
 /// The running side of it.
 pub(crate) struct GanetiRoot {
@@ -53,18 +57,15 @@ pub(crate) fn start(dir: &Path, engine: &Arc<EmbeddedEngine>) -> Result<GanetiRo
     let config = engine.config();
     let dir = checked(dir, &config)?;
     let group = group_id(DAEMONS);
-    for (name, mode) in DIRECTORIES {
+    for Directory { name, mode, shared } in DIRECTORIES {
         let path = dir.join(name);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(*mode)
-            .create(&path)
-            .with_context(|| shown(&path))?;
-        if SHARED.contains(name) {
-            fs::set_permissions(&path, fs::Permissions::from_mode(*mode))
-                .with_context(|| shown(&path))?;
-            give(&path, group)?;
+        if path.is_dir() {
+            continue;
         }
+        fs::create_dir_all(&path)
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(*mode)))
+            .with_context(|| shown(&path))?;
+        give(&path, group.filter(|_| *shared))?;
     }
     write(&dir, engine)?;
     let socket = dir.join(SOCKETS).join(QUERY);

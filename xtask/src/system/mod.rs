@@ -6,4 +6,5 @@ pub(crate) mod daemon;
 pub(crate) mod deb;
 pub(crate) mod differential;
 pub(crate) mod guest;
+pub(crate) mod tools;
 pub(crate) mod transcripts;

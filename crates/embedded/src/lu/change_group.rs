@@ -276,7 +276,10 @@ mod tests {
         let change = json!({"OP_ID": "OP_INSTANCE_CHANGE_GROUP", "instance_name": "web1", "iallocator": "hail"});
         let outcome = bench.run(change).await;
         assert_eq!(outcome.result, Ok(json!({"jobs": [[true, 2]]})), "{:?}", outcome.log);
-        assert_eq!(outcome.jobs[0][0].summary(), "INSTANCE_MIGRATE(web1.example.com)");
+        assert_eq!(
+            outcome.jobs[0][0].summary(model::compat::Compat::V31),
+            "INSTANCE_MIGRATE(web1.example.com)"
+        );
         let last = outcome.log.last().unwrap();
         let text = " - INFO: Iallocator returned 1 job(s) for changing group of instance 'web1.example.com'";
         assert_eq!(last, text);
@@ -289,7 +292,10 @@ mod tests {
             "force_failover": true, "sequential": true});
         let outcome = bench.run(evacuate.clone()).await;
         assert_eq!(outcome.result, Ok(json!({"jobs": [[true, 2]]})), "{:?}", outcome.log);
-        assert_eq!(outcome.jobs[0][0].summary(), "INSTANCE_FAILOVER(web1.example.com)");
+        assert_eq!(
+            outcome.jobs[0][0].summary(model::compat::Compat::V31),
+            "INSTANCE_FAILOVER(web1.example.com)"
+        );
         evacuate["target_groups"] = json!(["default"]);
         let refused = bench.run(evacuate).await.result.unwrap_err();
         assert!(refused.to_string().contains("can not be used as a target group"), "{refused}");

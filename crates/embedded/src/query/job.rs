@@ -113,7 +113,7 @@ fn rows() -> Vec<Field> {
             |cx| cx.op_times(|op| op.exec)),
         row("opend", "OpCode_end", Other, "List of opcode execution end timestamps", |cx| cx.op_times(|op| op.end)),
         row("oppriority", "OpCode_prio", Other, "List of opcode priorities", |cx| cx.ops(|op| op.priority.into())),
-        row("summary", "Summary", Other, "List of per-opcode summaries", |cx| cx.ops(|op| op.input.summary().into())),
+        row("summary", "Summary", Other, "List of per-opcode summaries", |cx| cx.ops(|op| op.input.summary(cx.compat).into())),
         row("received_ts", "Received", Other,
             "Timestamp of when job was received (tuple containing seconds and microseconds)",
             |cx| cx.time(|job| Some(job.received))).mode(Mode::Timestamp),

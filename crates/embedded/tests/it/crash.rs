@@ -80,7 +80,7 @@ fn child() {
                 let env = Env::seeded(seed * CLIENTS + client, 1);
                 for turn in 0.. {
                     let ops = random_job(&env, client, turn);
-                    let tag = ops.first().map(Op::summary).unwrap_or_default();
+                    let tag = ops.first().map(|op| op.summary(Compat::V31)).unwrap_or_default();
                     match engine.submit_job(ops).await {
                         Ok(id) => println!("ok {id} {tag}"),
                         Err(error) => println!("refused {error}"),

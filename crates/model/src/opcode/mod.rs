@@ -482,6 +482,16 @@ fn hide_in_creations(dict: &mut Dict, audience: Audience) {
     }
 }
 
+/// A number as Haskell's `show` writes it.
+fn show_seconds(seconds: f64) -> String {
+    if (0.1..1e7).contains(&seconds) || seconds == 0.0 {
+        return format!("{seconds:?}");
+    }
+    let shown = format!("{seconds:e}");
+    let (digits, power) = shown.split_once('e').unwrap_or((&shown, "0"));
+    if digits.contains('.') { shown } else { format!("{digits}.0e{power}") }
+}
+
 /// An opcode as it is submitted: its own parameters and the common ones.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Op {
@@ -534,16 +544,20 @@ impl Op {
     }
 
     /// The summary shown in job lists: `INSTANCE_CREATE(web1.example.com)`.
-    pub fn summary(&self) -> String {
+    pub fn summary(&self, compat: Compat) -> String {
         let def = self.code.id().def();
         let name = def.id.strip_prefix("OP_").unwrap_or(def.id);
         let shown = def.summary.and_then(|param| {
             let value = self.code.write_own(Audience::Client).remove(param)?;
             match (self.code.id(), value) {
                 (_, Value::Null) => Some("None".to_owned()),
-                // Ganeti 3.1 (OpCodes.hs) counts the delay in nanoseconds here.
+                // Ganeti 3.1 (OpCodes.hs) counts the delay in nanoseconds here, 3.0.2 in seconds.
                 (OpId::TestDelay, Value::Number(seconds)) => {
-                    Some(format!("{:.0} ns", seconds.as_f64().unwrap_or_default() * 1e9))
+                    let seconds = seconds.as_f64().unwrap_or_default();
+                    Some(match compat {
+                        Compat::V30 => show_seconds(seconds),
+                        Compat::V31 => format!("{:.0} ns", seconds * 1e9),
+                    })
                 }
                 (_, Value::String(text)) => Some(text),
                 (_, other) => Some(other.to_string()),
@@ -571,11 +585,23 @@ mod tests {
             "depends": [[5, ["success"]], [-1, []]], "reason": [["gnt:user", "test", 5]],
         }));
         let op = Op::from_wire(wire, Compat::V31).unwrap();
-        assert_eq!(op.summary(), "INSTANCE_STARTUP(web1)");
+        assert_eq!(op.summary(Compat::V31), "INSTANCE_STARTUP(web1)");
         let full = op.to_wire(Audience::Client, Compat::V31);
         assert_eq!(full["no_remember"], json!(false));
         assert_eq!(full["depends"], json!([[5, ["success"]], [-1, []]]));
         assert_eq!(Op::from_wire(full, Compat::V31).unwrap(), op);
+    }
+
+    #[test]
+    fn delays_are_summed_up_as_each_release_does() {
+        let check = |duration: f64, expected: &str| {
+            let op = OpId::TestDelay.read(&dict(json!({"duration": duration})), Compat::V30);
+            assert_eq!(op.unwrap().summary(Compat::V30), format!("TEST_DELAY({expected})"));
+        };
+        check(3.0, "3.0");
+        check(0.1, "0.1");
+        check(0.05, "5.0e-2");
+        check(1.25e7, "1.25e7");
     }
 
     #[test]

@@ -298,7 +298,8 @@ async fn the_communication_network_is_made_and_connected() {
     let text =
         "Changing instance communication network to 'com', only new instances will be affected.";
     assert_eq!(outcome.log, [text]);
-    let summaries: Vec<String> = outcome.jobs[0].iter().map(|op| op.summary()).collect();
+    let summaries: Vec<String> =
+        outcome.jobs[0].iter().map(|op| op.summary(model::compat::Compat::V31)).collect();
     assert_eq!(summaries, ["NETWORK_ADD(com)", "NETWORK_CONNECT(com)"]);
     let same = "Instance communication network already is 'com', nothing to do.";
     sets(&bench, json!({"instance_communication_network": "com"}), &[same]).await;

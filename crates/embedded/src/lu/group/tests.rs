@@ -113,7 +113,7 @@ async fn a_new_group_gets_the_communication_network() {
     let outcome = run(&bench, "OP_GROUP_ADD", json!({"group_name": "g2"})).await;
     assert_eq!(outcome.result, Ok(json!({"jobs": [[true, 2]]})));
     let uuid = bench.config().group_by_name("g2").unwrap().meta.uuid.clone();
-    assert_eq!(outcome.jobs[0][0].summary(), "NETWORK_CONNECT(com)");
+    assert_eq!(outcome.jobs[0][0].summary(model::compat::Compat::V31), "NETWORK_CONNECT(com)");
     let wire =
         outcome.jobs[0][0].to_wire(model::opcode::Audience::Client, model::compat::Compat::V31);
     assert_eq!((&wire["group_name"], &wire["network_mode"]), (&json!(uuid), &json!("routed")));

@@ -247,7 +247,8 @@ async fn instances_are_migrated_off_a_node() {
     let op = json!({"node_name": name(1), "mode": "live", "ignore_ipolicy": true});
     let outcome = all.run("OP_NODE_MIGRATE", op).await;
     assert_eq!(outcome.result, Ok(json!({"jobs": [[true, 2], [true, 3]]})));
-    let summaries: Vec<String> = outcome.jobs.iter().map(|job| job[0].summary()).collect();
+    let summaries: Vec<String> =
+        outcome.jobs.iter().map(|job| job[0].summary(model::compat::Compat::V31)).collect();
     assert_eq!(summaries, ["INSTANCE_MIGRATE(db9)", "INSTANCE_MIGRATE(db10)"]);
     let wire =
         outcome.jobs[0][0].to_wire(model::opcode::Audience::Client, model::compat::Compat::V31);

@@ -347,6 +347,9 @@ async fn add(
         let note =
             if well { plug_disk(cx, &instance, Hotplug::Add, at).await } else { "assemble:failed" };
         done.push(json!([format!("disk/{at}"), note]));
+    } else if instance.disks_active {
+        // Ganeti: a device is up once it is made, and stays so beside the others (3.0, backend.py `BlockdevCreate`).
+        disks::assemble(cx, &instance.meta.uuid, Some(&[at]), false).await?;
     }
     if !disks::wait_for_sync(cx, &instance, Some(&[at]), !op.wait_for_sync).await? {
         return Err(GanetiError::exec(format!("Failed to sync disks of {}", instance.name)));
