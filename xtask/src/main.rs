@@ -8,6 +8,7 @@ mod deps;
 mod docs;
 mod ganeti;
 mod guest;
+mod luxi_record;
 mod machine;
 mod oracle;
 mod server;

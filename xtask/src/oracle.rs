@@ -10,6 +10,7 @@ use transcript::check;
 use transcript::report::Daemon;
 
 use crate::ganeti::{self, Ganeti};
+use crate::luxi_record;
 use crate::transcripts::{self, Place};
 
 /// The environment variable that says that this process already runs inside the cluster's network namespace.
@@ -45,6 +46,12 @@ enum Verb {
         #[arg(long)]
         section: Vec<String>,
     },
+    /// Ask its master daemon, on a cluster that was just made, what crates/rapid/tests/fixtures has, and write what it answered.
+    Luxi {
+        /// Its socket.
+        #[arg(long, value_name = "PATH", default_value = luxi_record::SOCKET)]
+        socket: PathBuf,
+    },
     /// Run the scenarios against it and compare with what it answered before, which proves the masks.
     Compare {
         /// Only sections whose name contains this; all of them by default.
@@ -62,6 +69,7 @@ impl Oracle {
         match &self.verb {
             Verb::Up => script(&["up"]),
             Verb::Down => script(&["down"]),
+            Verb::Luxi { socket } => luxi_record::run(socket),
             Verb::Record { address, daemon, into, section } if is_inside() => {
                 let into = into.clone().unwrap_or_else(check::recorded);
                 transcripts::record(address, section, &places(), daemon, &into)
