@@ -60,7 +60,7 @@ impl Transcripts {
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         if let Some(answers) = &self.answers {
             let with = self.with.clone().unwrap_or_else(check::recorded);
-            return compare_recordings(self.daemon, &with, answers, self.verbose);
+            return compare_recordings(self.daemon, &self.section, &with, answers, self.verbose);
         }
         let address = self.address.as_deref().unwrap_or_default();
         compare(address, self.daemon, &self.section, &self.places, self.verbose)
@@ -143,18 +143,19 @@ pub(crate) fn compare(
     say(&report, wanted.is_empty(), verbose)
 }
 
-/// Prints where a daemon's recordings of all sections differ from those in another directory.
+/// Prints where what a daemon answered to sections differs from what is in another directory.
 pub(crate) fn compare_recordings(
     daemon: Daemon,
+    wanted: &[String],
     expected: &Path,
     got: &Path,
     verbose: bool,
 ) -> anyhow::Result<()> {
     let mut report = check::report(daemon)?;
-    for section in check::sections(&[])? {
+    for section in check::sections(wanted)? {
         check::compare(&section, expected, got, &mut report)?;
     }
-    say(&report, true, verbose)
+    say(&report, wanted.is_empty(), verbose)
 }
 
 /// Prints a report; with all sections in it, accepted differences that were not met are told. That others were met is an

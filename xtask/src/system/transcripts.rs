@@ -29,7 +29,7 @@ pub(crate) fn run() -> Result<()> {
     let sections = check::sections(&[])?;
     let sections: Vec<&str> = sections.iter().map(|section| section.name.as_str()).collect();
     record(&sections, dir.path())?;
-    transcripts::compare_recordings(Daemon::Embedded, &check::recorded(), dir.path(), false)
+    transcripts::compare_recordings(Daemon::Embedded, &[], &check::recorded(), dir.path(), false)
 }
 
 /// Runs each section on a fresh cluster, since what one leaves behind is nothing to the next, and writes down the answers.
