@@ -17,13 +17,8 @@ pub(crate) fn job(ops: &[Op], compat: Compat) -> Value {
 fn opcode(op: &Op, compat: Compat) -> Dict {
     let id = op.code.id();
     let mut wire = op.to_wire(Audience::Engine, compat);
+    // Ganeti: creations inside a multi-allocation go out whole, and luxid tells a null there from nothing (3.0.2).
     drop_defaults(id, &mut wire, compat);
-    if id == OpId::InstanceMultiAlloc {
-        let creations = wire.get_mut("instances").and_then(Value::as_array_mut);
-        for creation in creations.into_iter().flatten().filter_map(Value::as_object_mut) {
-            drop_defaults(OpId::InstanceCreate, creation, compat);
-        }
-    }
     wire
 }
 
@@ -60,6 +55,22 @@ mod tests {
             <TagsSet as model::opcode::Opcode>::ID,
             json!({"kind": "cluster", "tags": ["a"], "name": null, "dry_run": false}),
             json!({"OP_ID": "OP_TAGS_SET", "kind": "cluster", "tags": ["a"], "dry_run": false, "reason": []}),
+        );
+    }
+
+    #[test]
+    fn creations_inside_a_multi_allocation_go_out_whole() {
+        let given = json!({"iallocator": "hail", "instances": [{
+            "OP_ID": "OP_INSTANCE_CREATE", "instance_name": "a", "disks": [], "nics": [{}], "mode": "create",
+            "disk_template": "diskless",
+        }]});
+        let op = OpId::InstanceMultiAlloc.read(given.as_object().unwrap(), Compat::V30).unwrap();
+        let sent = &job(&[op], Compat::V30)[0];
+        let creation = &sent["instances"][0];
+        assert_eq!(creation.get("osparams_private"), Some(&Value::Null));
+        assert_eq!(
+            (sent.get("opportunistic_locking"), creation.get("start")),
+            (None, Some(&json!(true)))
         );
     }
 
