@@ -12,9 +12,11 @@ use crate::scenario::{Action, Ask, Section, Step};
 
 /// How long a job may take until it is final.
 const JOB_TIMEOUT: Duration = Duration::from_secs(180);
-/// The pause between two looks at a job, at first and at most.
+/// The pause between two looks at a job, at first and at most, and how it grows: our own jobs take milliseconds, those of a real
+/// cluster about a second, and there a look costs as much as a twentieth of a job.
 const POLL_FIRST: Duration = Duration::from_millis(10);
-const POLL_MOST: Duration = Duration::from_millis(250);
+const POLL_MOST: Duration = Duration::from_millis(500);
+const POLL_GROWTH: u32 = 4;
 /// How many jobs are followed from one step.
 const JOBS_MOST: usize = 32;
 /// Who looks at jobs.
@@ -149,7 +151,7 @@ async fn look(client: &Client, step: &str, id: &str, wanted: impl Fn(&str) -> bo
             return seen;
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(POLL_MOST);
+        pause = (pause * POLL_GROWTH).min(POLL_MOST);
     }
 }
 
