@@ -8,6 +8,7 @@ mod cell;
 pub mod console;
 mod exports;
 pub mod fake;
+mod fault;
 mod fd;
 mod hooks;
 mod host;

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
-use crate::Feedback;
+use crate::{Feedback, fault};
 
 /// How much of a command's output is kept; what is more is dropped from the front.
 const OUTPUT_MAX_BYTES: usize = 4 << 20;
@@ -255,6 +255,7 @@ impl Process {
             }
         }
 
+        fault::point(&format!("before {name}"));
         let mut child = command.spawn().map_err(start)?;
         // The ends of pipes that the command has now must not stay open here.
         drop(command);
@@ -268,6 +269,7 @@ impl Process {
         };
         // It has been waited for: its number may belong to another group from now on.
         group.0 = None;
+        fault::point(&format!("after {name}"));
         let finished =
             finished.map_err(|source| ProcessError::Wait { program: name.clone(), source })?;
 

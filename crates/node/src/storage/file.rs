@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FallocateFlags;
 
-use crate::{NodeError, Result};
+use crate::{NodeError, Result, fault};
 
 const MIB: u64 = 1 << 20;
 
@@ -15,8 +15,12 @@ const MIB: u64 = 1 << 20;
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
+    fault::point("before work on a disk's file");
     match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
+        Ok(result) => {
+            fault::point("after work on a disk's file");
+            result
+        }
         Err(error) => Err(NodeError::Failed(format!("disk work was interrupted: {error}"))),
     }
 }

@@ -14,6 +14,8 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::fault;
+
 /// How long QEMU may take to answer: it does nothing long in its monitor.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// Events that wait for the driver, which does nothing but take them.
@@ -88,6 +90,10 @@ impl Qmp {
 
     /// Gives a command and waits for its result.
     pub(crate) async fn run(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        let changes = !command.starts_with("query-");
+        if changes {
+            fault::point(&format!("before QEMU is told {command}"));
+        }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (tx, rx) = oneshot::channel();
         match lock(&self.pending).as_mut() {
@@ -105,7 +111,12 @@ impl Qmp {
             rx.await.unwrap_or(Err(QmpError::Closed))
         };
         match tokio::time::timeout(ANSWER_LIMIT, exchange).await {
-            Ok(result) => result,
+            Ok(result) => {
+                if changes {
+                    fault::point(&format!("after QEMU was told {command}"));
+                }
+                result
+            }
             Err(_) => {
                 if let Some(pending) = lock(&self.pending).as_mut() {
                     pending.remove(&id);

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::command_line::Files;
-use crate::host;
 use crate::spec::InstanceSpec;
+use crate::{fault, host};
 
 /// A started instance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,13 +60,16 @@ impl Runtime {
         let mut file = tempfile::Builder::new().prefix(".runtime").tempfile_in(dir)?;
         file.write_all(&serde_json::to_vec_pretty(self)?)?;
         file.as_file().sync_all()?;
+        fault::point("before the runtime file is written");
         file.persist(Self::path(dir, self.spec.uuid.as_str()))?;
+        fault::point("after the runtime file was written");
         Ok(())
     }
 
     /// Forgets an instance; one that is not known is no error.
     pub(crate) fn forget(dir: &Path, uuid: &str) {
         let path = Self::path(dir, uuid);
+        fault::point("before the runtime file is removed");
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(path = %path.display(), %error, "can't remove a runtime file");
