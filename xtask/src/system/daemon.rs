@@ -10,7 +10,7 @@ use std::process::Output;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 
 use crate::ganeti::Ganeti;
@@ -62,6 +62,7 @@ pub(crate) fn run() -> Result<()> {
     test.begins_new_logs()?;
     test.follows_the_certificate()?;
     test.satisfies_the_watcher()?;
+    test.outlives_the_master_daemon()?;
     test.util("stop", 0)?;
     ensure!(!test.pid_file().exists(), "the pid file is still there");
     test.says_why_it_does_not_start()?;
@@ -272,6 +273,56 @@ impl Test {
         ensure!(self.pid()? != before, "the watcher started nothing");
         println!("the watcher is satisfied, and starts a daemon that has ended");
         Ok(())
+    }
+
+    /// A master daemon that hangs, is stopped or killed: requests end in time as documented, nothing is done twice, and all is well
+    /// as soon as it is.
+    fn outlives_the_master_daemon(&self) -> Result<()> {
+        let info = format!("{PLACE}/2/info");
+        let tag = format!("{PLACE}/2/tags?tag=once");
+        let change = ["-u", "writer:writepw", "-X", "PUT", &tag];
+        let luxid = |verb: &str| self.ok(&[UTIL, verb, "ganeti-luxid"]).map(drop);
+        let signal = |signal: &str| -> Result<()> {
+            let pid = fs::read_to_string(self.node(1).join("var/run/ganeti/ganeti-luxid.pid"))?;
+            self.ok(&["kill", signal, pid.trim()]).map(drop)
+        };
+        let jobs = || -> Result<usize> {
+            Ok(self.ok(&["gnt-job", "list", "--no-headers"])?.lines().count())
+        };
+        let before = jobs()?;
+
+        signal("-STOP")?;
+        let silent = self.run(1, true, &["curl", "-sk", "--max-time", "3", &info])?;
+        signal("-CONT")?;
+        ensure!(silent.status.code() == Some(28), "a luxid that hangs: {}", silent.status);
+        ensure!(self.status(&[&info])? == "200", "luxid goes on, and we do not");
+
+        luxid("stop")?;
+        // Both at the same time: each is waited for as long as Ganeti waits for a master daemon that may come.
+        let (asked, changed) = std::thread::scope(|scope| {
+            let changed = scope.spawn(|| self.status(&change));
+            (self.status(&[&info]), changed.join())
+        });
+        let changed = changed.map_err(|_| anyhow!("a thread panicked"))??;
+        ensure!((asked?, &*changed) == ("504".into(), "504"), "luxid is stopped: {changed}");
+        luxid("start")?;
+        ensure!(self.status(&[&info])? == "200", "luxid is there again, and we are not");
+
+        signal("-KILL")?;
+        fs::remove_file(self.node(1).join("var/run/ganeti/ganeti-luxid.pid"))?;
+        luxid("start")?;
+        ensure!(self.status(&[&info])? == "200", "luxid was killed, and we are lost");
+        ensure!(jobs()? == before, "a job that was answered 504 is there");
+        ensure!(self.status(&change)? == "200", "a job after all");
+        ensure!(jobs()? == before + 1, "it is not there once");
+        println!("a master daemon that hangs, stops or dies is outlived");
+        Ok(())
+    }
+
+    /// The status of an answer.
+    fn status(&self, arguments: &[&str]) -> Result<String> {
+        let quiet = ["curl", "-sk", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "60"];
+        self.ok(&[&quiet, arguments].concat())
     }
 
     /// A starter ends well only when requests are answered.

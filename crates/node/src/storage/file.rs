@@ -163,8 +163,13 @@ fn copy_blocks(source: &mut File, mut target: &File) -> io::Result<()> {
 /// Gives the file another name, and takes its old directory away when nothing else is in it.
 pub(crate) async fn rename(from: PathBuf, to: PathBuf, keep: PathBuf) -> Result<()> {
     blocking(move || {
-        if to.exists() {
-            return Err(NodeError::Failed(format!("{}: File exists", to.display())));
+        match (from.exists(), to.exists()) {
+            (_, false) => {}
+            (true, true) => {
+                return Err(NodeError::Failed(format!("{}: File exists", to.display())));
+            }
+            // Whoever renamed it could not say so any more.
+            (false, true) => return Ok(()),
         }
         make_parent(&to)?;
         let what = format!("can't rename to {}", to.display());

@@ -73,6 +73,7 @@ impl Kvm {
     pub(crate) async fn open(places: KvmPlaces, state: Arc<StateCell>) -> Result<Self> {
         let sockets = socket_dir(&places)?;
         let runtime_dir = runtime_dir(&places.data_dir);
+        Runtime::remove_unfinished(&runtime_dir);
         let trial = Trial::new(&places.data_dir, places.os_search_path.clone());
         let home = Home { state, runtime_dir };
         let kvm = Self { places, sockets, home, guests: Mutex::new(HashMap::new()), trial };

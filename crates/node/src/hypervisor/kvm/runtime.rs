@@ -12,6 +12,9 @@ use super::command_line::Files;
 use crate::spec::InstanceSpec;
 use crate::{fault, host};
 
+/// How the names of files begin that are being written.
+const UNFINISHED: &str = ".runtime";
+
 /// A started instance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Runtime {
@@ -57,7 +60,7 @@ impl Runtime {
     /// Writes it in place of an older one.
     pub(crate) fn save(&self, dir: &Path) -> io::Result<()> {
         fs::create_dir_all(dir)?;
-        let mut file = tempfile::Builder::new().prefix(".runtime").tempfile_in(dir)?;
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir)?;
         file.write_all(&serde_json::to_vec_pretty(self)?)?;
         file.as_file().sync_all()?;
         fault::point("before the runtime file is written");
@@ -75,6 +78,18 @@ impl Runtime {
                 tracing::warn!(path = %path.display(), %error, "can't remove a runtime file");
             }
             _ => {}
+        }
+    }
+
+    /// Takes away what a crash left half written. Only for the program that writes them, before it does.
+    pub(crate) fn remove_unfinished(dir: &Path) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(UNFINISHED)
+                && let Err(error) = fs::remove_file(entry.path())
+            {
+                let path = entry.path();
+                tracing::warn!(path = %path.display(), %error, "can't remove a runtime file");
+            }
         }
     }
 
