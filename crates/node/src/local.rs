@@ -411,12 +411,17 @@ impl Node for LocalNode {
 
     async fn hotplug(
         &self,
-        _instance: &InstanceSpec,
-        _action: Hotplug,
-        _device: &Device,
-        _index: usize,
+        instance: &InstanceSpec,
+        action: Hotplug,
+        device: &Device,
+        index: usize,
     ) -> Result<()> {
-        Err(later("changing devices of a running instance"))
+        let path = match (device, action) {
+            (Device::Disk(disk), Hotplug::Add) => Some(self.storage.path(disk)?),
+            _ => None,
+        };
+        let backend = self.backend(instance.hypervisor)?;
+        backend.hotplug(instance, action, device, path.as_deref(), index).await
     }
 
     /// None: bridges are not used yet, and an instance that needs one is refused when it is started.
@@ -424,8 +429,8 @@ impl Node for LocalNode {
         Ok(Vec::new())
     }
 
-    async fn can_hotplug(&self, _instance: &InstanceSpec) -> Result<()> {
-        Err(later("changing devices of a running instance"))
+    async fn can_hotplug(&self, instance: &InstanceSpec) -> Result<()> {
+        self.backend(instance.hypervisor)?.can_hotplug(instance).await
     }
 
     fn console(&self, instance: &InstanceSpec) -> Console {

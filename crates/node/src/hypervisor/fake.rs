@@ -14,7 +14,11 @@ use super::Backend;
 use crate::cell::StateCell;
 use crate::spec::InstanceSpec;
 use crate::state::{InstanceRun, RunState};
-use crate::{Console, NodeError, Result};
+use crate::{Console, Device, Hotplug, NodeError, Result};
+
+/// Ganeti's words, which repeat themselves on their way up (3.0, `hv_base`, `backend.py` `HotplugSupported`).
+const NO_HOTPLUG: &str = "Hotplug is not supported: Hotplug is not supported by this hypervisor: Hotplug is not supported: \
+    Hotplug is not supported by this hypervisor";
 
 pub(crate) struct Fake {
     /// One file per instance that runs.
@@ -98,6 +102,21 @@ impl Backend for Fake {
             Some(vcpus) => self.note(&spec.name, memory_mib, vcpus),
             None => Err(NodeError::Failed(format!("instance {} is not running", spec.name))),
         }
+    }
+
+    async fn can_hotplug(&self, _spec: &InstanceSpec) -> Result<()> {
+        Err(NodeError::Unsupported(NO_HOTPLUG.into()))
+    }
+
+    async fn hotplug(
+        &self,
+        spec: &InstanceSpec,
+        _action: Hotplug,
+        _device: &Device,
+        _path: Option<&Path>,
+        _index: usize,
+    ) -> Result<()> {
+        self.can_hotplug(spec).await
     }
 
     fn console(&self, _spec: &InstanceSpec) -> Console {

@@ -3,14 +3,14 @@
 pub(crate) mod fake;
 pub(crate) mod kvm;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use model::param::{Dict, Hypervisor, RebootType};
 
 use crate::spec::InstanceSpec;
-use crate::{Console, Result};
+use crate::{Console, Device, Hotplug, Result};
 
 /// A hypervisor of this node. `disks` are the files of the instance's disks, in order. What runs is published into the
 /// node's state by the hypervisor itself.
@@ -26,6 +26,17 @@ pub(crate) trait Backend: Send + Sync {
         timeout: Duration,
     ) -> Result<()>;
     async fn balloon(&self, spec: &InstanceSpec, memory_mib: u64) -> Result<()>;
+    /// Whether devices of the instance as it runs can be changed.
+    async fn can_hotplug(&self, spec: &InstanceSpec) -> Result<()>;
+    /// Changes a device of a running instance; a disk that is added is at `path`.
+    async fn hotplug(
+        &self,
+        spec: &InstanceSpec,
+        action: Hotplug,
+        device: &Device,
+        path: Option<&Path>,
+        index: usize,
+    ) -> Result<()>;
     fn console(&self, spec: &InstanceSpec) -> Console;
     /// Checks parameters that depend on this machine.
     async fn validate(&self, hvparams: &Dict) -> Result<()>;

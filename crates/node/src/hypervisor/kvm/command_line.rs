@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use model::param::NicMode;
 use serde_json::{Value, json};
 
-use crate::spec::{DiskSpec, InstanceSpec, NicSpec};
+use super::devices::{disk_backend, disk_device, is_scsi, short_name};
+use crate::spec::{InstanceSpec, NicSpec};
 use crate::{NodeError, Result};
 
 /// Ports of VNC displays are counted from here.
@@ -62,17 +63,6 @@ impl Files {
     pub(crate) fn leftovers(&self) -> [PathBuf; 5] {
         [self.qmp(), self.qmp_debug(), self.serial(), self.console(), self.pid()]
     }
-}
-
-/// The name of a disk inside QEMU; it follows from the disk alone, so that it is the same after others come and go.
-pub(crate) fn disk_node(disk: &DiskSpec) -> String {
-    short_name("disk", disk.uuid.as_str())
-}
-
-/// QEMU's names hold at most 31 characters.
-fn short_name(kind: &str, uuid: &str) -> String {
-    let digits: String = uuid.chars().filter(char::is_ascii_alphanumeric).take(20).collect();
-    format!("{kind}-{digits}")
 }
 
 /// Collects arguments.
@@ -350,10 +340,6 @@ fn removable(args: &mut Args, spec: &InstanceSpec, boot: Boot) {
     }
 }
 
-fn is_scsi(disk_type: &str) -> bool {
-    disk_type.starts_with("scsi")
-}
-
 fn scsi_controller(spec: &InstanceSpec) -> &str {
     match spec.hv("scsi_controller_type") {
         "" => "lsi",
@@ -362,55 +348,17 @@ fn scsi_controller(spec: &InstanceSpec) -> &str {
 }
 
 fn drives(args: &mut Args, spec: &InstanceSpec, disks: &[PathBuf], boot: Boot) -> Result<()> {
-    let disk_type = spec.hv("disk_type");
-    let device = match disk_type {
-        "" | "paravirtual" => "virtio-blk-pci",
-        "ide" => "ide-hd",
-        "scsi" | "scsi-hd" => "scsi-hd",
-        "scsi-cd" => "scsi-cd",
-        other => {
-            return Err(unsupported(format!(
-                "disk_type '{other}' is not there yet; use paravirtual, ide, scsi or scsi-hd"
-            )));
-        }
-    };
-    if is_scsi(disk_type) {
+    if is_scsi(spec.hv("disk_type")) {
         args.pair("-device", format!("{},id=scsi0", scsi_controller(spec)));
     }
-    let direct = match spec.hv("disk_cache") {
-        "none" => true,
-        "" | "default" | "writeback" | "writethrough" => false,
-        other => return Err(unsupported(format!("disk_cache '{other}' is not known"))),
-    };
-    // `native` works on files without the page cache only.
-    let aio = match (spec.hv("disk_aio"), direct) {
-        ("native", true) => "native",
-        ("io_uring", _) => "io_uring",
-        _ => "threads",
-    };
-    let discard = if spec.hv("disk_discard") == "unmap" { "unmap" } else { "ignore" };
     for (index, (disk, path)) in spec.disks.iter().zip(disks).enumerate() {
-        let node = disk_node(disk);
-        let read_only = disk.mode == "ro";
-        let blockdev = json!({
-            "driver": "raw",
-            "node-name": node,
-            "read-only": read_only,
-            "discard": discard,
-            "cache": {"direct": direct, "no-flush": false},
-            "file": {"driver": "file", "filename": path.to_string_lossy(), "aio": aio, "discard": discard},
-        });
-        args.pair("-blockdev", blockdev.to_string());
-        let mut option =
-            format!("{device},drive={node},id={}", short_name("hd", disk.uuid.as_str()));
-        if spec.hv("disk_cache") == "writethrough" {
-            option.push_str(",write-cache=off");
-        }
+        args.pair("-blockdev", disk_backend(spec, disk, path)?.to_string());
+        let mut device = disk_device(spec, disk)?;
         // With a kernel from outside QEMU has taken the first place itself.
         if index == 0 && boot != Boot::Kernel && boot != Boot::Floppy {
-            option.push_str(if boot == Boot::Disk { ",bootindex=1" } else { ",bootindex=2" });
+            device = device.with("bootindex", if boot == Boot::Disk { 1 } else { 2 });
         }
-        args.pair("-device", option);
+        args.pair("-device", device.option());
     }
     Ok(())
 }
@@ -510,4 +458,4 @@ pub(crate) fn parse_cpu_mask(mask: &str) -> Result<Vec<Option<Vec<usize>>>> {
 
 #[cfg(test)]
 #[path = "command_line_tests.rs"]
-mod tests;
+pub(super) mod tests;

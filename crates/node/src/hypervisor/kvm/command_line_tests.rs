@@ -4,7 +4,9 @@ use model::name::Uuid;
 use model::param::{Dict, DiskTemplate, Hypervisor};
 use serde_json::json;
 
+use super::super::devices::disk_node;
 use super::*;
+use crate::spec::DiskSpec;
 
 fn dict(value: Value) -> Dict {
     let Value::Object(dict) = value else { panic!("not an object") };
@@ -24,7 +26,7 @@ fn hvparams() -> Value {
     })
 }
 
-fn instance(changes: Value) -> InstanceSpec {
+pub(crate) fn instance(changes: Value) -> InstanceSpec {
     let mut hvparams = dict(hvparams());
     hvparams.extend(dict(changes));
     let disk = |index: u64| DiskSpec {

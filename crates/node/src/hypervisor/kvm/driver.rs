@@ -7,8 +7,9 @@
 //! The end is seen on the process itself (a pidfd), never by the monitor's end: QEMU removes its files after it closed the
 //! monitor. What is published is published before the end is announced, so that whoever waited for it reads the truth.
 
+use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,9 +17,10 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::{Value, json};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::hotplug::{self, Step};
 use super::qmp::{Event, Qmp, QmpError};
 use super::runtime::{ProcessId, Runtime};
 use crate::cell::StateCell;
@@ -32,6 +34,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 const QUIT_LIMIT: Duration = Duration::from_secs(5);
 /// How long a killed process may take to go.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
+
+/// Devices that went, which whoever waits for one takes at once.
+const GONE_MAX: usize = 64;
 
 /// How a QEMU ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,11 +62,13 @@ struct Intent {
 
 /// A running QEMU.
 pub(crate) struct Guest {
-    pub(crate) runtime: Mutex<Runtime>,
+    pub(crate) runtime: Arc<Mutex<Runtime>>,
     qmp: Option<Arc<Qmp>>,
     process: Arc<AsyncFd<OwnedFd>>,
     pid: u32,
     ended: watch::Receiver<Option<Ending>>,
+    /// Names of devices that the guest has let go.
+    gone: broadcast::Receiver<String>,
     intent: Arc<Intent>,
     pub(crate) hub: Option<Arc<Hub>>,
     task: JoinHandle<()>,
@@ -96,6 +103,7 @@ impl Guest {
         let pid = raw.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
         let pidfd = Arc::new(watchable(pidfd_open(pid, PidfdFlags::empty())?)?);
         let (ended_tx, ended) = watch::channel(None);
+        let (gone_tx, gone) = broadcast::channel(GONE_MAX);
         let intent = Arc::new(Intent::default());
         let (qmp, events) = match monitor {
             Some((qmp, events)) => (Some(Arc::new(qmp)), Some(events)),
@@ -108,10 +116,13 @@ impl Guest {
             cpu_seconds: 0.0,
         };
         let name = runtime.spec.name.clone();
-        home.state.put_instance(name, run);
+        let runtime = Arc::new(Mutex::new(runtime));
+        home.state.put_instance(name.clone(), run);
         let driver = Driver {
             home,
+            name,
             runtime: runtime.clone(),
+            gone: gone_tx,
             process: pidfd.clone(),
             intent: intent.clone(),
             hub: hub.clone(),
@@ -119,8 +130,7 @@ impl Guest {
         };
         let task = tokio::spawn(driver.run(events, ended_tx));
         let pid = process.pid;
-        let runtime = Mutex::new(runtime);
-        Ok(Self { runtime, qmp, process: pidfd, pid, ended, intent, hub, task })
+        Ok(Self { runtime, qmp, process: pidfd, pid, ended, gone, intent, hub, task })
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -141,6 +151,21 @@ impl Guest {
             Some(qmp) => qmp.run(command, arguments).await,
             None => Err(QmpError::Closed),
         }
+    }
+
+    /// Changes its devices; answers whether one that was to go was there.
+    pub(crate) async fn change_devices(&self, steps: &[Step]) -> Result<bool, String> {
+        match &self.qmp {
+            Some(qmp) => hotplug::carry_out(qmp, &self.gone, steps).await,
+            None => Err(QmpError::Closed.to_string()),
+        }
+    }
+
+    /// Changes what is remembered of it, on disk too.
+    pub(crate) fn remember(&self, dir: &Path, change: impl FnOnce(&mut Runtime)) -> io::Result<()> {
+        let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut runtime);
+        runtime.save(dir)
     }
 
     /// Keeps the viewers of its console when it ends.
@@ -188,7 +213,9 @@ impl Guest {
 /// The task's side.
 struct Driver {
     home: Home,
-    runtime: Runtime,
+    name: String,
+    runtime: Arc<Mutex<Runtime>>,
+    gone: broadcast::Sender<String>,
     process: Arc<AsyncFd<OwnedFd>>,
     intent: Arc<Intent>,
     hub: Option<Arc<Hub>>,
@@ -222,11 +249,17 @@ impl Driver {
     }
 
     fn event(&mut self, event: &Event) {
-        let name = &self.runtime.spec.name;
+        let name = &self.name;
         tracing::debug!(instance.name = %name, event = %event.name, data = %event.data, "QEMU event");
         match event.name.as_str() {
             "STOP" => self.publish(RunState::Paused),
             "RESUME" => self.publish(RunState::Running),
+            "DEVICE_DELETED" => {
+                if let Some(device) = event.data.get("device").and_then(Value::as_str) {
+                    // Whoever asked for it may have given up.
+                    let _ = self.gone.send(device.to_owned());
+                }
+            }
             "SHUTDOWN" => {
                 self.shutdown = match event.data.get("reason").and_then(Value::as_str) {
                     Some("guest-shutdown" | "guest-reset") => Some(Ending::GuestShutdown),
@@ -240,7 +273,7 @@ impl Driver {
 
     fn publish(&self, run_state: RunState) {
         self.home.state.update(|state| {
-            if let Some(run) = state.instances.get_mut(&self.runtime.spec.name) {
+            if let Some(run) = state.instances.get_mut(&self.name) {
                 run.state = run_state;
             }
         });
@@ -251,8 +284,9 @@ impl Driver {
         let ending = self.shutdown.unwrap_or(Ending::Crash);
         let stopping = self.intent.stopping.load(Ordering::SeqCst);
         let restarting = self.intent.restarting.load(Ordering::SeqCst);
-        let name = self.runtime.spec.name.clone();
-        let files = self.runtime.files();
+        let name = self.name.clone();
+        let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let files = runtime.files();
         for path in files.leftovers() {
             if restarting && path == files.console() {
                 continue;
@@ -267,16 +301,15 @@ impl Driver {
             // Empty now; if not, something unknown is in it and stays.
             let _ = std::fs::remove_dir(&files.run);
         }
-        let told = !stopping
-            && ending == Ending::GuestShutdown
-            && self.runtime.spec.hv_flag("user_shutdown");
+        let told =
+            !stopping && ending == Ending::GuestShutdown && runtime.spec.hv_flag("user_shutdown");
         if told {
-            self.runtime.guest_shutdown = true;
-            if let Err(error) = self.runtime.save(&self.home.runtime_dir) {
+            runtime.guest_shutdown = true;
+            if let Err(error) = runtime.save(&self.home.runtime_dir) {
                 tracing::warn!(instance.name = %name, %error, "can't note that a guest powered off");
             }
         } else {
-            Runtime::forget(&self.home.runtime_dir, self.runtime.spec.uuid.as_str());
+            Runtime::forget(&self.home.runtime_dir, runtime.spec.uuid.as_str());
         }
         self.home.state.update(|state| match told {
             true => {

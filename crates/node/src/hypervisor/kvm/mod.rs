@@ -1,7 +1,9 @@
 //! The `kvm` hypervisor: QEMU, one process per running instance, which outlives this program.
 
 pub(crate) mod command_line;
+mod devices;
 mod driver;
+mod hotplug;
 mod places;
 mod qmp;
 pub(crate) mod runtime;
@@ -34,7 +36,7 @@ use crate::console::Hub;
 use crate::process::Process;
 use crate::spec::{DiskSpec, InstanceSpec};
 use crate::state::{InstanceRun, RunState};
-use crate::{Console, NodeError, Result, host};
+use crate::{Console, Device, Hotplug, NodeError, Result, host};
 
 /// How long QEMU may take until it has made itself a daemon.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -165,6 +167,7 @@ impl Kvm {
         }
         let mut runtime = Runtime {
             spec: spec.clone(),
+            disks: disks.to_vec(),
             argv,
             run_dir,
             console_log: files.console_log.clone(),
@@ -234,10 +237,55 @@ impl Kvm {
     /// Makes an open file of the guest longer, if the instance runs; answers whether it did.
     pub(crate) async fn grow_disk(&self, name: &str, disk: &DiskSpec, bytes: u64) -> Result<bool> {
         let Some(guest) = self.guest(name) else { return Ok(false) };
-        let arguments = json!({"node-name": command_line::disk_node(disk), "size": bytes});
+        let arguments = json!({"node-name": devices::disk_node(disk), "size": bytes});
         let resized = guest.qmp("block_resize", arguments).await;
         resized.map_err(|error| failed(error.to_string()))?;
         Ok(true)
+    }
+
+    async fn hotplug_disk(
+        &self,
+        guest: &Guest,
+        action: Hotplug,
+        disk: &DiskSpec,
+        path: Option<&Path>,
+        index: usize,
+    ) -> Result<()> {
+        let known = |runtime: &Runtime| runtime.spec.disks.iter().position(|d| d.uuid == disk.uuid);
+        let runtime_dir = &self.home.runtime_dir;
+        let noted = match (action, path) {
+            // Ganeti: only NICs are changed in place (3.0, `hv_kvm` HotModDevice).
+            (Hotplug::Modify, _) => return Ok(()),
+            (Hotplug::Add, None) => {
+                return Err(failed("a disk that is not up can't be plugged in"));
+            }
+            (Hotplug::Add, Some(path)) => {
+                let steps = hotplug::add_disk(&guest.runtime().spec, disk, path)?;
+                guest.change_devices(&steps).await.map_err(failed)?;
+                guest.remember(runtime_dir, |runtime| {
+                    if let Some(at) = known(runtime) {
+                        // Plugged in before a server that was killed could tell.
+                        runtime.forget_disk(at);
+                    }
+                    runtime.add_disk(index, disk, path);
+                })
+            }
+            (Hotplug::Remove, _) => {
+                let steps = hotplug::remove_disk(disk);
+                let found = guest.change_devices(&steps).await.map_err(failed)?;
+                let at = known(&guest.runtime());
+                if !found && at.is_none() {
+                    return Err(failed(format!(
+                        "Error while executing backend function: Cannot find runtime info for disk with UUID {}",
+                        disk.uuid
+                    )));
+                }
+                guest.remember(runtime_dir, |runtime| {
+                    at.into_iter().for_each(|at| runtime.forget_disk(at))
+                })
+            }
+        };
+        noted.map_err(|error| failed(format!("can't note a changed disk: {error}")))
     }
 
     /// The processes of all running instances, by name.
@@ -288,16 +336,21 @@ impl Backend for Kvm {
     ) -> Result<()> {
         let guest = self.running(&spec.name)?;
         // Ganeti: a soft reboot starts the instance as it was, the others as it is now (3.0, `hv_kvm` RebootInstance).
-        let again = match how {
-            RebootType::Soft => guest.runtime().spec,
-            RebootType::Hard | RebootType::Full => spec.clone(),
+        let (again, disks) = match how {
+            RebootType::Soft => {
+                let runtime = guest.runtime();
+                // A runtime file from before disks were noted has none.
+                let noted = runtime.disks.len() == runtime.spec.disks.len();
+                (runtime.spec, if noted { runtime.disks } else { disks.to_vec() })
+            }
+            RebootType::Hard | RebootType::Full => (spec.clone(), disks.to_vec()),
         };
         guest.expect_restart();
         let hub = guest.hub.clone();
         let stopped = guest.stop(timeout).await;
         stopped.map_err(|why| failed(format!("Failed to reboot instance {}: {why}", spec.name)))?;
         self.guests().remove(&spec.name);
-        let launched = self.launch(&again, disks, false, hub.clone()).await;
+        let launched = self.launch(&again, &disks, false, hub.clone()).await;
         if let (Err(_), Some(hub)) = (&launched, hub) {
             hub.close().await;
         }
@@ -309,12 +362,9 @@ impl Backend for Kvm {
         let arguments = json!({"value": memory_mib << 20});
         let ballooned = guest.qmp("balloon", arguments).await;
         ballooned.map_err(|error| failed(error.to_string()))?;
-        let runtime = {
-            let mut runtime = guest.runtime.lock().unwrap_or_else(PoisonError::into_inner);
-            runtime.memory_mib = memory_mib;
-            runtime.clone()
-        };
-        if let Err(error) = runtime.save(&self.home.runtime_dir) {
+        let noted =
+            guest.remember(&self.home.runtime_dir, |runtime| runtime.memory_mib = memory_mib);
+        if let Err(error) = noted {
             tracing::warn!(instance.name = %spec.name, %error, "can't note an instance's memory");
         }
         self.home.state.update(|state| {
@@ -323,6 +373,35 @@ impl Backend for Kvm {
             }
         });
         Ok(())
+    }
+
+    async fn can_hotplug(&self, spec: &InstanceSpec) -> Result<()> {
+        // Ganeti asks the monitor for a version (3.0, `hv_kvm` HotplugSupported).
+        let guest = self.guest(&spec.name);
+        let asked = match &guest {
+            Some(guest) => guest.qmp("query-version", json!({})).await.is_ok(),
+            None => false,
+        };
+        let down = "Hotplug is not supported: Instance is probably down";
+        asked.then_some(()).ok_or_else(|| failed(down))
+    }
+
+    async fn hotplug(
+        &self,
+        spec: &InstanceSpec,
+        action: Hotplug,
+        device: &Device,
+        path: Option<&Path>,
+        index: usize,
+    ) -> Result<()> {
+        let guest = self.running(&spec.name)?;
+        hotplug::check_type(&guest.runtime().spec, device)?;
+        match device {
+            Device::Disk(disk) => self.hotplug_disk(&guest, action, disk, path, index).await,
+            Device::Nic(_) => Err(NodeError::Unsupported(
+                "changing NICs of a running instance is not there yet on a real node".into(),
+            )),
+        }
     }
 
     fn console(&self, spec: &InstanceSpec) -> Console {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::command_line::Files;
-use crate::spec::InstanceSpec;
+use crate::spec::{DiskSpec, InstanceSpec};
 use crate::{fault, host};
 
 /// How the names of files begin that are being written.
@@ -18,8 +18,11 @@ const UNFINISHED: &str = ".runtime";
 /// A started instance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Runtime {
-    /// As it was started.
+    /// As it was started, with the devices that it has now.
     pub(crate) spec: InstanceSpec,
+    /// The files or devices of its disks, in order.
+    #[serde(default)]
+    pub(crate) disks: Vec<PathBuf>,
     pub(crate) argv: Vec<String>,
     /// Where its sockets are.
     pub(crate) run_dir: PathBuf,
@@ -51,6 +54,22 @@ impl ProcessId {
 impl Runtime {
     pub(crate) fn files(&self) -> Files {
         Files { run: self.run_dir.clone(), console_log: self.console_log.clone() }
+    }
+
+    /// Notes a disk that was plugged in at a place.
+    pub(crate) fn add_disk(&mut self, index: usize, disk: &DiskSpec, path: &Path) {
+        // A runtime file from before disks were noted has none of them.
+        let at = index.min(self.spec.disks.len()).min(self.disks.len());
+        self.spec.disks.insert(at, disk.clone());
+        self.disks.insert(at, path.to_owned());
+    }
+
+    /// Notes that the disk at a place went.
+    pub(crate) fn forget_disk(&mut self, at: usize) {
+        self.spec.disks.remove(at);
+        if at < self.disks.len() {
+            self.disks.remove(at);
+        }
     }
 
     fn path(dir: &Path, uuid: &str) -> PathBuf {

@@ -4,114 +4,18 @@
 //! It needs QEMU, e2fsprogs and Debian's packages; `cargo xtask test` installs them, and what is missing is a failure.
 #![expect(clippy::panic, clippy::print_stdout, clippy::unwrap_used, reason = "it is a test")]
 
-use std::path::{Path, PathBuf};
+mod disks;
+mod guest;
+
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use model::param::{Hypervisor, RebootType};
-use node::{
-    Console, Feedback, InstanceSpec, LocalNode, LocalOptions, Node, OsParams, RunState, console,
-    tiny,
-};
+use node::{Console, Feedback, LocalNode, LocalOptions, Node, OsParams, RunState, console, tiny};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 
-/// No step of a guest takes longer than this, on a slow and busy machine.
-const STEP: Duration = Duration::from_secs(120);
-
-fn spec(options: &LocalOptions, name: &str, uuid: &str) -> InstanceSpec {
-    let mut hvparams = json!({
-        "acpi": true, "boot_order": "disk", "disk_type": "paravirtual", "nic_type": "paravirtual",
-        "disk_cache": "default", "serial_console": true, "serial_speed": 38400, "kvm_path": "/usr/bin/kvm",
-        "cpu_mask": "all", "security_model": "none", "kvm_flag": "disabled",
-    });
-    hvparams.as_object_mut().unwrap().extend(tiny::hvparams(&options.os_dir()));
-    let path = options.file_storage_dir.join(name).join("disk0");
-    serde_json::from_value(json!({
-        "name": name, "uuid": uuid, "ctime": 0.0, "mtime": 0.0, "tags": [], "primary_node": "here",
-        "secondary_nodes": [], "os": "tiny", "hypervisor": "kvm", "hvparams": hvparams,
-        "beparams": {"vcpus": 1, "minmem": 128, "maxmem": 128}, "osparams": {},
-        "nics": [{"uuid": "3f0c5b1e-0000-4000-8000-000000000001", "name": null, "mac": "aa:00:00:00:00:01",
-                  "ip": null, "mode": "user", "link": "", "vlan": "", "network": null}],
-        "disks": [{"uuid": "7d1a2b3c-0000-4000-8000-000000000001", "name": null, "iv_name": "disk/0",
-                   "dev_type": "file", "logical_id": ["loop", path], "size_mib": 64, "mode": "rw",
-                   "spindles": null, "nodes": ["here"], "params": {}, "children": []}],
-        "network_port": null,
-    }))
-    .unwrap()
-}
-
-/// A viewer of the console.
-struct Viewer {
-    stream: UnixStream,
-    seen: String,
-}
-
-impl Viewer {
-    async fn connect(data_dir: &Path, name: &str) -> Self {
-        let socket = console::find(data_dir, name).expect("a running instance has a console");
-        Self { stream: UnixStream::connect(socket).await.unwrap(), seen: String::new() }
-    }
-
-    /// Reads until a text has come, and forgets what came before its end.
-    async fn wait(&mut self, text: &str) {
-        let mut chunk = [0; 4096];
-        let begun = Instant::now();
-        loop {
-            if let Some(at) = self.seen.find(text) {
-                self.seen.drain(..at + text.len());
-                return;
-            }
-            let left = STEP.saturating_sub(begun.elapsed());
-            let read = tokio::time::timeout(left, self.stream.read(&mut chunk)).await;
-            match read {
-                Ok(Ok(count @ 1..)) => {
-                    self.seen.push_str(&String::from_utf8_lossy(&chunk[..count]))
-                }
-                Ok(end) => panic!("the console ended ({end:?}) before {text:?}: {}", self.seen),
-                Err(_) => panic!("{text:?} did not come in {STEP:?}: {}", self.seen),
-            }
-        }
-    }
-
-    async fn line(&mut self, text: &str) {
-        self.stream.write_all(format!("{text}\r").as_bytes()).await.unwrap();
-    }
-}
-
-/// Ends what a failed test leaves running: instances outlive everything else.
-struct Leftovers(PathBuf);
-
-impl Drop for Leftovers {
-    fn drop(&mut self) {
-        for note in std::fs::read_dir(self.0.join("run/instances")).into_iter().flatten().flatten()
-        {
-            let text = std::fs::read(note.path()).unwrap_or_default();
-            let runtime: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-            let pid = runtime["process"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
-            if let Some(pid) = pid.and_then(Pid::from_raw) {
-                // It may have ended meanwhile.
-                let _ = kill_process(pid, Signal::KILL);
-            }
-        }
-    }
-}
-
-/// Says how long each part took, for whoever reads the test's output.
-struct Clock(Instant);
-
-impl Clock {
-    fn lap(&mut self, what: &str) {
-        println!("{:6.2}s {what}", self.0.elapsed().as_secs_f64());
-        self.0 = Instant::now();
-    }
-}
-
-fn run_state(node: &LocalNode, name: &str) -> Option<RunState> {
-    node.state().instances.get(name).map(|run| run.state)
-}
+use guest::{Clock, Leftovers, STEP, Viewer, run_state, spec};
 
 #[tokio::test]
 async fn a_real_guest_lives() {
