@@ -50,7 +50,7 @@ const PARTS: &[Part] = &[
     // Bad input: requests, the users file, filters, opcodes.
     Part { name: "input", packages: &[], run: input },
     // The node alone with a real guest.
-    Part { name: "node", packages: QEMU, run: node },
+    Part { name: "node", packages: NODE, run: node },
     // The Debian packages.
     Part { name: "deb", packages: &["systemd", "binutils"], run: system::deb::run },
     // Ganeti's own command line tools and its daemon.
@@ -65,6 +65,10 @@ const PARTS: &[Part] = &[
 
 /// What a real guest needs.
 pub(crate) const QEMU: &[&str] = &["qemu-system-x86", "e2fsprogs", "zstd", "xz-utils"];
+
+/// What its disks and NICs need beside.
+const NODE: &[&str] =
+    &["qemu-system-x86", "e2fsprogs", "zstd", "xz-utils", "iproute2", "nftables"];
 
 fn input() -> Result<()> {
     let mut test = cargo();

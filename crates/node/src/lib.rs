@@ -15,6 +15,7 @@ mod host;
 mod hypervisor;
 mod iallocator;
 pub mod local;
+mod network;
 mod os;
 mod process;
 pub mod spec;

@@ -18,6 +18,7 @@ use crate::exports::{self, Exports};
 use crate::hypervisor::Backend;
 use crate::hypervisor::fake::Fake;
 use crate::hypervisor::kvm::{self, Kvm, KvmPlaces};
+use crate::network::{self, Network};
 use crate::os::{self, scripts::Scripts};
 use crate::spec::{DiskSpec, InstanceSpec};
 use crate::state::NodeState;
@@ -43,6 +44,8 @@ pub struct LocalOptions {
     pub os_search_path: Vec<PathBuf>,
     pub iallocator_search_path: Vec<PathBuf>,
     pub hooks_dir: PathBuf,
+    /// Where the scripts are that connect NICs in place of this program.
+    pub network_script_dirs: Vec<PathBuf>,
     pub export_dir: PathBuf,
     /// This program, for the command that attaches to a console.
     pub rapid_binary: PathBuf,
@@ -74,6 +77,7 @@ impl LocalOptions {
             os_search_path,
             iallocator_search_path,
             hooks_dir: below("hooks"),
+            network_script_dirs: vec![below("network"), "/etc/ganeti".into()],
             export_dir: below("export"),
             rapid_binary: std::env::current_exe().unwrap_or_else(|_| "rapid".into()),
             hypervisors: crate::hypervisor::detect(),
@@ -131,7 +135,8 @@ impl LocalNode {
             rapid_binary: options.rapid_binary.clone(),
             os_search_path: options.os_search_path.clone(),
         };
-        let kvm = Arc::new(Kvm::open(places, state.clone()).await?);
+        let network = Network::new(&options.network_script_dirs);
+        let kvm = Arc::new(Kvm::open(places, state.clone(), network).await?);
         let fake = Fake::open(&options.data_dir, state.clone());
         let exports = Exports { dir: options.export_dir.clone() };
         let (watched, cell, disks) = (kvm.clone(), state.clone(), storage.clone());
@@ -424,9 +429,8 @@ impl Node for LocalNode {
         backend.hotplug(instance, action, device, path.as_deref(), index).await
     }
 
-    /// None: bridges are not used yet, and an instance that needs one is refused when it is started.
-    async fn missing_bridges(&self, _wanted: &[String], _named: &[String]) -> Result<Vec<String>> {
-        Ok(Vec::new())
+    async fn missing_bridges(&self, wanted: &[String], _named: &[String]) -> Result<Vec<String>> {
+        Ok(network::missing_bridges(wanted))
     }
 
     async fn can_hotplug(&self, instance: &InstanceSpec) -> Result<()> {

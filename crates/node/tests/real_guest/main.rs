@@ -6,6 +6,7 @@
 
 mod disks;
 mod guest;
+mod network;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -170,10 +171,11 @@ async fn a_real_guest_lives() {
     node.stop_instance(&fresh, Duration::ZERO, "test").await.unwrap();
     clock.lap("it was killed and started again");
 
-    // A bridge is not there yet, and that is said.
+    // A bridge that is not there is missed.
     fresh.nics[0].mode = "bridged".into();
+    fresh.nics[0].link = "nowhere0".into();
     let error = node.start_instance(&fresh, false).await.unwrap_err().to_string();
-    assert!(error.contains("mode 'bridged'"), "{error}");
+    assert!(error.contains("Failed to configure interface tap3f0c5b1e0000"), "{error}");
     node.remove_disk(&fresh, &fresh.disks[0]).await.unwrap();
 
     // Where there is /dev/kvm, it is tried meanwhile, from each opening of the node on; the verdict is kept, whatever it is.

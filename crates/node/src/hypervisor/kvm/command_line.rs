@@ -5,10 +5,10 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use model::param::NicMode;
 use serde_json::{Value, json};
 
-use super::devices::{disk_backend, disk_device, is_scsi, short_name};
+use super::devices::{disk_backend, disk_device, is_scsi};
+use super::nics::{card, netdev, without_boot_code};
 use crate::spec::{InstanceSpec, NicSpec};
 use crate::{NodeError, Result};
 
@@ -370,36 +370,13 @@ fn interface(
     index: usize,
     boot: Boot,
 ) -> Result<()> {
-    match NicMode::parse(&nic.mode) {
-        Some(NicMode::User) => {}
-        Some(NicMode::Bridged | NicMode::Openvswitch | NicMode::Pool | NicMode::Routed) | None => {
-            return Err(unsupported(format!(
-                "nic {index} of instance {} has mode '{}', which needs a network device on the node and is not there yet; use mode 'user'",
-                spec.name, nic.mode
-            )));
-        }
-    }
-    let device = match spec.hv("nic_type") {
-        "" | "paravirtual" => "virtio-net-pci",
-        "i82559er" => "i82559er",
-        kind @ ("e1000" | "rtl8139" | "ne2k_pci" | "ne2k_isa" | "i82551" | "i82557b" | "pcnet") => {
-            kind
-        }
-        other => return Err(unsupported(format!("nic_type '{other}' is not known to QEMU"))),
+    args.pair("-netdev", netdev(spec, nic)?.option());
+    let card = card(spec, nic)?;
+    let card = match boot == Boot::Network && index == 0 {
+        true => card.with("bootindex", 1),
+        false => without_boot_code(spec, card),
     };
-    let netdev = format!("net{index}");
-    args.pair("-netdev", format!("user,id={netdev}"));
-    let id = short_name("nic", nic.uuid.as_str());
-    let mut option = format!("{device},netdev={netdev},id={id},mac={}", nic.mac);
-    if device != "ne2k_isa" {
-        if boot == Boot::Network && index == 0 {
-            option.push_str(",bootindex=1");
-        } else {
-            // Without the boot code of the card, that nobody uses then.
-            option.push_str(",romfile=");
-        }
-    }
-    args.pair("-device", option);
+    args.pair("-device", card.option());
     Ok(())
 }
 

@@ -147,13 +147,6 @@ fn what_is_missing_is_refused_by_name() {
     check(json!({"disk_type": "mtd"}), "disk_type 'mtd'");
     check(json!({"vnc_bind_address": "eth0"}), "interfaces");
     check(json!({"nic_type": "x"}), "nic_type 'x'");
-    let mut bridged = instance(json!({}));
-    bridged.nics[0].mode = "bridged".into();
-    let error = build(&bridged, Accel::Tcg).unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "nic 0 of instance web.example.com has mode 'bridged', which needs a network device on the node and is not there yet; use mode 'user'"
-    );
 }
 
 #[test]

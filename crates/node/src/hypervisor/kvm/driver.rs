@@ -26,6 +26,7 @@ use super::runtime::{ProcessId, Runtime};
 use crate::cell::StateCell;
 use crate::console::Hub;
 use crate::fd::watchable;
+use crate::network::Network;
 use crate::state::{InstanceRun, RunState};
 
 /// How often a guest that does not power down is asked again: early in its boot it cannot hear.
@@ -87,6 +88,7 @@ pub(crate) struct Home {
     pub(crate) state: Arc<StateCell>,
     /// Where runtime files are.
     pub(crate) runtime_dir: PathBuf,
+    pub(crate) network: Network,
 }
 
 impl Guest {
@@ -301,6 +303,7 @@ impl Driver {
             // Empty now; if not, something unknown is in it and stays.
             let _ = std::fs::remove_dir(&files.run);
         }
+        self.home.network.down_all(&runtime.spec).await;
         let told =
             !stopping && ending == Ending::GuestShutdown && runtime.spec.hv_flag("user_shutdown");
         if told {

@@ -4,6 +4,7 @@ pub(crate) mod command_line;
 mod devices;
 mod driver;
 mod hotplug;
+mod nics;
 mod places;
 mod qmp;
 pub(crate) mod runtime;
@@ -33,6 +34,7 @@ use self::trial::Trial;
 use super::Backend;
 use crate::cell::StateCell;
 use crate::console::Hub;
+use crate::network::{self, Network};
 use crate::process::Process;
 use crate::spec::{DiskSpec, InstanceSpec};
 use crate::state::{InstanceRun, RunState};
@@ -72,12 +74,16 @@ fn failed(text: impl Into<String>) -> NodeError {
 
 impl Kvm {
     /// Makes the directories and takes over every QEMU that survived.
-    pub(crate) async fn open(places: KvmPlaces, state: Arc<StateCell>) -> Result<Self> {
+    pub(crate) async fn open(
+        places: KvmPlaces,
+        state: Arc<StateCell>,
+        network: Network,
+    ) -> Result<Self> {
         let sockets = socket_dir(&places)?;
         let runtime_dir = runtime_dir(&places.data_dir);
         Runtime::remove_unfinished(&runtime_dir);
         let trial = Trial::new(&places.data_dir, places.os_search_path.clone());
-        let home = Home { state, runtime_dir };
+        let home = Home { state, runtime_dir, network };
         let kvm = Self { places, sockets, home, guests: Mutex::new(HashMap::new()), trial };
         kvm.adopt_all().await;
         kvm.trial.begin();
@@ -147,6 +153,7 @@ impl Kvm {
         paused: bool,
         hub: Option<Arc<Hub>>,
     ) -> Result<()> {
+        let spec = &network::fitted(spec);
         let name = &spec.name;
         let run_dir = self.sockets.join(spec.uuid.as_str());
         let log_dir = self.places.data_dir.join("log").join("console");
@@ -181,12 +188,17 @@ impl Kvm {
             saved.map_err(|error| io("can't write its runtime file", error))
         };
         save(&runtime)?;
-        let begun = self.begin(&mut runtime, &files, hub).await;
+        let connected = self.home.network.up_all(spec).await;
+        let begun = match connected {
+            Ok(()) => self.begin(&mut runtime, &files, hub).await,
+            Err(error) => Err(failed(format!("Hypervisor error: {error}"))),
+        };
         let saved = begun.and_then(|guest| save(&runtime).map(|()| guest));
         let guest = match saved {
             Ok(guest) => guest,
             Err(error) => {
                 abandon(&runtime);
+                self.home.network.down_all(spec).await;
                 Runtime::forget(&self.home.runtime_dir, spec.uuid.as_str());
                 self.home.state.drop_instance(name);
                 return Err(error);
@@ -398,9 +410,13 @@ impl Backend for Kvm {
         hotplug::check_type(&guest.runtime().spec, device)?;
         match device {
             Device::Disk(disk) => self.hotplug_disk(&guest, action, disk, path, index).await,
-            Device::Nic(_) => Err(NodeError::Unsupported(
-                "changing NICs of a running instance is not there yet on a real node".into(),
-            )),
+            Device::Nic(nic) => {
+                let plugged = nics::hotplug(&self.home, &guest, &spec.tags, action, nic, index);
+                // Ganeti's words for whatever goes wrong there (3.0, `noded`).
+                plugged
+                    .await
+                    .map_err(|why| failed(format!("Error while executing backend function: {why}")))
+            }
         }
     }
 
@@ -469,6 +485,7 @@ async fn adopt(home: Home, runtime: Runtime) -> Result<Option<Guest>> {
         }
         // Empty now, or there is something unknown in it.
         let _ = fs::remove_dir(&files.run);
+        home.network.down_all(&runtime.spec).await;
         if runtime.guest_shutdown {
             let vcpus = runtime.spec.be("vcpus");
             let state = RunState::Shutdown;
@@ -496,8 +513,12 @@ async fn adopt(home: Home, runtime: Runtime) -> Result<Option<Guest>> {
     if status == "prelaunch" && !runtime.paused {
         // Its start was cut off: whoever asked for it has been told that it failed.
         abandon(&runtime);
+        home.network.down_all(&runtime.spec).await;
         Runtime::forget(&home.runtime_dir, uuid.as_str());
         return Ok(None);
+    }
+    if let Ok((qmp, _)) = &monitor {
+        nics::settle(&home.network, &mut runtime, qmp).await;
     }
     let hub = match connect_console(&runtime.spec, &files, None, true).await {
         Ok(hub) => hub,
