@@ -6,21 +6,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use model::config::{Config, Instance, Node};
+use model::config::{Config, Instance, Nic, Node};
 use model::error::Result;
 use model::name::Uuid;
 use model::opcode::ClusterVerifyGroup;
 use model::param::{AdminState, DiskTemplate, VerifyCheck};
-use model::params::{be, ipolicy};
+use model::params::{self, be, ipolicy};
 use model::units::natural_cmp;
 use node::{DiskStatus, NodeState};
 use serde_json::{Value, json};
 
 use super::verify::{Findings, Kind};
-use crate::lu::instance::{nodes_of, spec_of};
+use crate::lu::instance::{checks, nodes_of, spec_of};
 use crate::lu::{Cx, Hooks, Level, Locks, LogicalUnit, expand, plain_hooks, shared_checks};
 
 const RPC: Kind = Kind("node", "ENODERPC");
+const NETWORK: Kind = Kind("node", "ENODENET");
 const ORPHAN: Kind = Kind("node", "ENODEORPHANINSTANCE");
 const MEMORY: Kind = Kind("node", "ENODEN1");
 const TAGS: Kind = Kind("node", "EEXTAGS");
@@ -99,6 +100,7 @@ impl LogicalUnit for ClusterVerifyGroup {
             config: cx.config(),
             findings: Findings::new(cx, self.error_codes, &self.ignore_errors),
             answered: BTreeMap::new(),
+            bridges: bridges(&cx.config(), &plan),
         };
         let count = plan.nodes.len();
         cx.log(&format!("* Gathering data ({count} nodes)"));
@@ -128,6 +130,17 @@ struct Seen<'a> {
     findings: Findings<'a>,
     /// Nodes that answered, and what they said.
     answered: BTreeMap<Uuid, Arc<NodeState>>,
+    /// The bridges that each node should have.
+    bridges: Vec<String>,
+}
+
+/// Ganeti: that of the default NIC, and those that any instance of the group is on, in the order of their names.
+fn bridges(config: &Config, plan: &Plan) -> Vec<String> {
+    let filled = |nic: &Nic| params::nic::fill(&config.cluster, &nic.nicparams);
+    let nics = plan.instances.iter().flat_map(|instance| &instance.nics);
+    let used = nics.filter_map(|nic| checks::bridge(&filled(nic)));
+    let all: BTreeSet<String> = used.chain(checks::default_bridge(&config.cluster)).collect();
+    all.into_iter().collect()
 }
 
 impl Seen<'_> {
@@ -153,6 +166,18 @@ impl Seen<'_> {
                 return self.findings.error(RPC, Some(&node.name), &text);
             }
         };
+        match checks::lacking_bridges(cx, uuid, &self.bridges).await {
+            Ok(missing) if missing.is_empty() => {}
+            Ok(missing) => {
+                let text = format!("missing bridges: {}", missing.join(", "));
+                self.findings.error(NETWORK, Some(&node.name), &text);
+            }
+            Err(error) => {
+                tracing::warn!(node.name = %node.name, %error, "a node does not tell its bridges");
+                let text = "did not return valid bridge information";
+                self.findings.error(NETWORK, Some(&node.name), text);
+            }
+        }
         for name in state.instances.keys() {
             match self.config.instance_by_name(name) {
                 Some(instance) if instance.primary_node == *uuid => {}
@@ -438,6 +463,19 @@ mod tests {
         let offline = "  - ERROR: instance web1.example.com: instance has offline secondary node(s) node2.example.com";
         found(&outcome, &[offline]);
         assert!(outcome.log.contains(&"  - NOTICE: 1 offline node(s) found.".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn bridges_are_missed() {
+        let bench = bench().await;
+        let nics = json!([["add", -1, {"link": "br7"}]]);
+        let astray = json!({
+            "OP_ID": "OP_INSTANCE_SET_PARAMS", "instance_name": WEB1, "nics": nics, "force": true,
+        });
+        bench.run(astray).await.result.unwrap();
+        let missed = ["node1", "node2", "node3"]
+            .map(|node| format!("  - ERROR: node {node}.example.com: missing bridges: br7"));
+        found(&verify(&bench, json!({})).await, &missed.each_ref().map(String::as_str));
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use model::config::{Config, Disk, Instance, Nic};
+use model::config::{Cluster, Config, Disk, Instance, Nic};
 use model::error::{ErrorCode, GanetiError, Result};
 use model::name::Uuid;
 use model::param::{AdminState, Dict, DiskTemplate, Hypervisor, NonEmpty, StorageType};
@@ -196,23 +196,32 @@ pub(crate) async fn missing_bridges(
     if wanted.is_empty() {
         return Ok(());
     }
-    let config = cx.config();
-    let defaults = bridge(&params::nic::fill(&config.cluster, &Dict::new()));
-    let links = config.groups.values().flat_map(|group| group.networks.values());
-    let named: Vec<String> = links
-        .filter(|link| link.mode == "bridged")
-        .map(|link| link.link.clone())
-        .chain(defaults)
-        .collect();
-    let missing = match cx.node(node).await {
-        Ok(found) => found.missing_bridges(wanted, &named).await,
-        Err(error) => Err(error),
-    };
-    match missing {
+    match lacking_bridges(cx, node, wanted).await {
         Ok(missing) if missing.is_empty() => Ok(()),
         Ok(missing) => Err(format!("Missing bridges {}", missing.join(", "))),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// Which of these bridges a node does not have.
+pub(crate) async fn lacking_bridges(
+    cx: &Cx,
+    node: &Uuid,
+    wanted: &[String],
+) -> std::result::Result<Vec<String>, NodeError> {
+    let config = cx.config();
+    let links = config.groups.values().flat_map(|group| group.networks.values());
+    let named: Vec<String> = links
+        .filter(|link| link.mode == "bridged")
+        .map(|link| link.link.clone())
+        .chain(default_bridge(&config.cluster))
+        .collect();
+    cx.node(node).await?.missing_bridges(wanted, &named).await
+}
+
+/// The bridge that NICs are on of which nothing else is said.
+pub(crate) fn default_bridge(cluster: &Cluster) -> Option<String> {
+    bridge(&params::nic::fill(cluster, &Dict::new()))
 }
 
 /// Refuses a node with less free memory than asked for; answers what is free, in MiB.
