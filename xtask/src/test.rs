@@ -43,6 +43,8 @@ const PARTS: &[Part] = &[
     Part { name: "differential", packages: ganeti::PACKAGES, run: system::differential::run },
     // A real guest, through the API.
     Part { name: "guest", packages: QEMU, run: system::guest::run },
+    // Networks of a real guest, through the API.
+    Part { name: "network", packages: NODE, run: system::network::run },
     // At least 200 seeded kills under load.
     Part { name: "crash", packages: &[], run: system::crash::run },
     // Our program in the place of ganeti-rapi.
@@ -67,8 +69,7 @@ const PARTS: &[Part] = &[
 pub(crate) const QEMU: &[&str] = &["qemu-system-x86", "e2fsprogs", "zstd", "xz-utils"];
 
 /// What its disks and NICs need beside.
-const NODE: &[&str] =
-    &["qemu-system-x86", "e2fsprogs", "zstd", "xz-utils", "iproute2", "nftables"];
+const NODE: &[&str] = &["qemu-system-x86", "e2fsprogs", "zstd", "xz-utils", "iproute2", "nftables"];
 
 fn input() -> Result<()> {
     let mut test = cargo();

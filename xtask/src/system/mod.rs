@@ -6,5 +6,6 @@ pub(crate) mod daemon;
 pub(crate) mod deb;
 pub(crate) mod differential;
 pub(crate) mod guest;
+pub(crate) mod network;
 pub(crate) mod tools;
 pub(crate) mod transcripts;
