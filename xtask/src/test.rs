@@ -69,7 +69,15 @@ const PARTS: &[Part] = &[
 pub(crate) const QEMU: &[&str] = &["qemu-system-x86", "e2fsprogs", "zstd", "xz-utils"];
 
 /// What its disks and NICs need beside.
-const NODE: &[&str] = &["qemu-system-x86", "e2fsprogs", "zstd", "xz-utils", "iproute2", "nftables"];
+const NODE: &[&str] = &[
+    "qemu-system-x86",
+    "e2fsprogs",
+    "zstd",
+    "xz-utils",
+    "iproute2",
+    "nftables",
+    "openvswitch-switch",
+];
 
 fn input() -> Result<()> {
     let mut test = cargo();

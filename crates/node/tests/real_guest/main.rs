@@ -6,7 +6,9 @@
 
 mod disks;
 mod guest;
+mod killed;
 mod network;
+mod switch;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

@@ -15,7 +15,7 @@ use crate::guest::{Clock, Leftovers, STEP, Viewer, run_state, spec, tiny_dir};
 /// Where the test that runs inside the namespace finds `tiny`.
 const INSIDE: &str = "RAPID_TEST_TINY";
 /// Whatever is pinged from inside a guest is asked so often.
-const PINGS: &str = "ping -q -c 3 -W 2 -w 20";
+pub(crate) const PINGS: &str = "ping -q -c 3 -W 2 -w 20";
 
 /// A network namespace that ends with the test.
 struct Namespace(String);
@@ -37,7 +37,7 @@ impl Drop for Namespace {
 }
 
 /// Runs a command of the node's and answers what it printed.
-fn run(program: &str, args: &[&str]) -> String {
+pub(crate) fn run(program: &str, args: &[&str]) -> String {
     let done = Command::new(program).args(args).output();
     let done = done.unwrap_or_else(|error| panic!("{program}: {error}: is it installed?"));
     let said = String::from_utf8_lossy(&done.stderr);
@@ -45,11 +45,11 @@ fn run(program: &str, args: &[&str]) -> String {
     String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
-fn ip(args: &[&str]) -> String {
+pub(crate) fn ip(args: &[&str]) -> String {
     run("ip", args)
 }
 
-fn taps() -> Vec<String> {
+pub(crate) fn taps() -> Vec<String> {
     let entries = std::fs::read_dir("/sys/class/net").unwrap().flatten();
     let names = entries.map(|entry| entry.file_name().into_string().unwrap());
     let mut names: Vec<String> = names.filter(|name| name.starts_with("tap")).collect();
@@ -57,7 +57,7 @@ fn taps() -> Vec<String> {
     names
 }
 
-fn nic(number: u64, mode: &str, link: &str, address: &str) -> Value {
+pub(crate) fn nic(number: u64, mode: &str, link: &str, address: &str) -> Value {
     json!({
         "uuid": format!("{number:08}-aaaa-4000-8000-000000000001"), "name": null,
         "mac": format!("aa:00:00:00:00:{number:02}"), "ip": address, "mode": mode, "link": link,
@@ -65,12 +65,12 @@ fn nic(number: u64, mode: &str, link: &str, address: &str) -> Value {
     })
 }
 
-fn tap(number: u64) -> String {
+pub(crate) fn tap(number: u64) -> String {
     format!("tap{number:08}aaaa")
 }
 
 /// Starts a test again, as root of a network namespace of its own, with a system to boot.
-async fn inside(test: &str) -> Option<PathBuf> {
+pub(crate) async fn inside(test: &str) -> Option<PathBuf> {
     if let Some(tiny) = std::env::var_os(INSIDE) {
         return Some(tiny.into());
     }
@@ -86,7 +86,7 @@ async fn inside(test: &str) -> Option<PathBuf> {
 }
 
 /// A node with two bridges, which are its own too.
-async fn open(root: &Path, tiny: &Path) -> (LocalOptions, LocalNode) {
+pub(crate) async fn open(root: &Path, tiny: &Path) -> (LocalOptions, LocalNode) {
     ip(&["link", "set", "lo", "up"]);
     for (bridge, address) in [("br0", "192.0.2.1/24"), ("br1", "203.0.113.1/24")] {
         ip(&["link", "add", bridge, "type", "bridge"]);
@@ -100,7 +100,7 @@ async fn open(root: &Path, tiny: &Path) -> (LocalOptions, LocalNode) {
     (options, node)
 }
 
-fn guest(
+pub(crate) fn guest(
     options: &LocalOptions,
     tiny: &Path,
     name: &str,
@@ -117,14 +117,14 @@ fn guest(
     spec
 }
 
-async fn boot(options: &LocalOptions, node: &LocalNode, spec: &InstanceSpec) -> Viewer {
+pub(crate) async fn boot(options: &LocalOptions, node: &LocalNode, spec: &InstanceSpec) -> Viewer {
     node.create_disk(spec, &spec.disks[0]).await.unwrap();
     node.create_os(spec, false, &OsParams::default(), std::sync::Arc::new(|_| {})).await.unwrap();
     node.start_instance(spec, false).await.unwrap();
     Viewer::connect(&options.data_dir, &spec.name).await
 }
 
-async fn plug(
+pub(crate) async fn plug(
     node: &LocalNode,
     spec: &InstanceSpec,
     action: Hotplug,
