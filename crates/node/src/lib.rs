@@ -17,6 +17,7 @@ mod iallocator;
 pub mod local;
 mod network;
 mod os;
+mod outside;
 mod process;
 pub mod spec;
 pub mod state;

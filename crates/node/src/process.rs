@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
+use crate::outside::outside;
 use crate::{Feedback, fault};
 
 /// How much of a command's output is kept; what is more is dropped from the front.
@@ -199,7 +200,11 @@ impl Process {
     }
 
     /// Runs it to its end and answers what it did; an exit code other than 0 is no error.
-    pub(crate) async fn run(mut self) -> Result<Finished, ProcessError> {
+    pub(crate) async fn run(self) -> Result<Finished, ProcessError> {
+        outside(&self.name(), self.run_it()).await
+    }
+
+    async fn run_it(mut self) -> Result<Finished, ProcessError> {
         let limit = self.limit;
         let name = self.name();
         let start = |source| ProcessError::Start { program: name.clone(), source };

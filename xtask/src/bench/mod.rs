@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "this is what the command is for")]
 
 mod fixed;
+mod guests;
 pub(crate) mod load;
 mod memory;
 mod peer;
@@ -54,6 +55,9 @@ pub(crate) struct Bench {
     /// Measure beside another daemon on one cluster instead: ganeti, which makes a real Ganeti cluster (as root).
     #[arg(long, value_name = "NAME", value_parser = ["ganeti"])]
     peer: Option<String>,
+    /// Measure what is done with real guests on this machine instead.
+    #[arg(long)]
+    guests: bool,
     /// Programs as they are while one works on them, to see that this command works.
     #[arg(long, hide = true)]
     unoptimised: bool,
@@ -78,6 +82,9 @@ impl Bench {
         let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
         if self.peer.is_some() {
             return peer::run(machine::rapid(profile)?, self.time(), self.instances.unwrap_or(200));
+        }
+        if self.guests {
+            return guests::run(machine::rapid(profile)?);
         }
         let base = tempfile::tempdir()?;
         let place = Place::new(machine::rapid(profile)?, base.path())?;

@@ -27,6 +27,7 @@ use crate::cell::StateCell;
 use crate::console::Hub;
 use crate::fd::watchable;
 use crate::network::Network;
+use crate::outside::outside;
 use crate::state::{InstanceRun, RunState};
 
 /// How often a guest that does not power down is asked again: early in its boot it cannot hear.
@@ -177,7 +178,8 @@ impl Guest {
 
     async fn wait_ended(&self, limit: Duration) -> Option<Ending> {
         let mut ended = self.ended.clone();
-        let waited = tokio::time::timeout(limit, ended.wait_for(Option::is_some)).await;
+        let waited = tokio::time::timeout(limit, ended.wait_for(Option::is_some));
+        let waited = outside("the end of a guest", waited).await;
         waited.ok().and_then(|ended| ended.map_or(Some(Ending::Crash), |ended| *ended))
     }
 

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::fault;
+use crate::outside::outside;
 
 /// How long QEMU may take to answer: it does nothing long in its monitor.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
@@ -110,7 +111,7 @@ impl Qmp {
             self.writer.lock().await.write_all(line.as_bytes()).await?;
             rx.await.unwrap_or(Err(QmpError::Closed))
         };
-        match tokio::time::timeout(ANSWER_LIMIT, exchange).await {
+        match outside(command, tokio::time::timeout(ANSWER_LIMIT, exchange)).await {
             Ok(result) => {
                 if changes {
                     fault::point(&format!("after QEMU was told {command}"));
