@@ -22,7 +22,7 @@ const MUTATE_SECONDS: &str = "60";
 /// Run everything, or the named parts alone.
 #[derive(Args)]
 pub(crate) struct Test {
-    /// check, differential, guest, crash, daemon, input, node, deb, tools, client; all of them by default.
+    /// check, differential, guest, life, crash, daemon, input, node, deb, tools, client; all of them by default.
     names: Vec<String>,
     /// What the parts need is built and installed already.
     #[arg(long, hide = true)]
@@ -45,6 +45,8 @@ const PARTS: &[Part] = &[
     Part { name: "guest", packages: QEMU, run: system::guest::run },
     // Networks of a real guest, through the API.
     Part { name: "network", packages: NODE, run: system::network::run },
+    // What becomes of a real guest that nobody stopped; its screen, memory and limits.
+    Part { name: "life", packages: QEMU, run: system::life::run },
     // At least 200 seeded kills under load.
     Part { name: "crash", packages: &[], run: system::crash::run },
     // Our program in the place of ganeti-rapi.
@@ -87,7 +89,9 @@ fn input() -> Result<()> {
 }
 
 fn node() -> Result<()> {
-    run(cargo().args(["test", "--quiet", "--workspace", "--test", "real_guest"]))
+    let mut test = cargo();
+    test.args(["test", "--quiet", "--workspace", "--test", "real_guest"]);
+    run(test.args(["--test", "real_life"]))
 }
 
 fn build() -> Result<()> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use model::compat::Compat;
 use model::config::{Config, Filter};
-use model::engine::{Engine, FilterRule, Gauge, JobChange};
+use model::engine::{Engine, FilterRule, Gauge, JobChange, Screenshot};
 use model::error::{ErrorClass, GanetiError, Result};
 use model::job::Job;
 use model::name::{JobId, Uuid};
@@ -17,6 +17,7 @@ use model::opcode::Op;
 use model::param::TagKind;
 use model::query::rows::Rows;
 use model::query::{Answer, Cell, FieldDef, Item, Resource, Row};
+use node::{Node, NodeError, RunState};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -30,6 +31,7 @@ use crate::queue::{Queue, rules};
 use crate::readable;
 use crate::store::{Backend, Reader, Store, StoreError, StoreJournal, Write, sqlite};
 use crate::verify::verify;
+use crate::watcher::Watcher;
 
 /// The database's name in the data directory.
 const DATABASE: &str = "rapid.db";
@@ -43,6 +45,9 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// The setting that holds the end of the watcher's pause.
 const WATCHER_PAUSE: &str = "watcher_pause";
+
+/// How often the watcher looks unless it is told otherwise.
+const WATCHER_EVERY: Duration = Duration::from_secs(60);
 
 /// How many jobs are archived or forgotten in one transaction.
 const CHORE_JOBS_MAX: usize = 500;
@@ -60,8 +65,12 @@ pub struct Options {
     pub auto_archive_age: Duration,
     /// How often old jobs are looked for.
     pub chores_every: Duration,
+    /// How often the watcher looks; zero is never. By default each minute, and never on simulated clusters.
+    pub watcher_every: Option<Duration>,
     /// How long a shutdown waits for running jobs.
     pub shutdown_limit: Duration,
+    /// Whether a real node holds instances within their memory and virtual processors by control groups.
+    pub limit_instances: bool,
 }
 
 impl Options {
@@ -74,7 +83,9 @@ impl Options {
             archived_age_max: Duration::from_secs(21 * 24 * 3600),
             auto_archive_age: Duration::from_secs(6 * 3600),
             chores_every: Duration::from_secs(300),
+            watcher_every: None,
             shutdown_limit: Duration::from_secs(30),
+            limit_instances: false,
         }
     }
 }
@@ -104,12 +115,14 @@ pub enum OpenError {
 
 /// A cluster of our own.
 pub struct EmbeddedEngine {
-    shared: Arc<Shared>,
-    store: Arc<Store>,
-    queue: Arc<Queue>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) queue: Arc<Queue>,
     queries: Queries,
     options: Options,
-    chores: std::sync::Mutex<Option<JoinHandle<()>>>,
+    pub(crate) watcher: Watcher,
+    /// What is done again and again.
+    chores: std::sync::Mutex<Vec<JoinHandle<()>>>,
     /// Held as long as the data directory is used.
     _lock: File,
 }
@@ -179,7 +192,7 @@ impl EmbeddedEngine {
         }
         let env = Arc::new(Env::system());
         let nodes = Nodes::default();
-        crate::nodes::open(&nodes, &config, &options.data_dir).await?;
+        crate::nodes::open(&nodes, &config, &options).await?;
         let names =
             Names::with_table(&host_table(&config, &options.data_dir), config.cluster.simulated);
         let shared = Arc::new(Shared {
@@ -201,18 +214,19 @@ impl EmbeddedEngine {
             queue,
             queries: Queries::default(),
             options,
+            watcher: Watcher::default(),
             chores: std::sync::Mutex::default(),
             _lock: lock,
         });
         engine.start_chores();
+        engine.start_watcher();
         Ok(engine)
     }
 
     /// Stops starting jobs, lets the running ones finish within the limit, and writes everything down.
     pub async fn shutdown(&self) {
-        let chores = self.chores.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        if let Some(chores) = chores {
-            chores.abort();
+        for chore in self.chores().drain(..) {
+            chore.abort();
         }
         self.queue.shut_down(self.options.shutdown_limit).await;
     }
@@ -234,18 +248,44 @@ impl EmbeddedEngine {
             loop {
                 tokio::time::sleep(every).await;
                 let Some(engine) = engine.upgrade() else { break };
-                if let Err(error) = engine.chores().await {
+                if let Err(error) = engine.put_away().await {
                     tracing::warn!(%error, "old jobs could not be put away");
                 }
             }
         });
-        *self.chores.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(task);
+        self.chores().push(task);
     }
 
-    /// What the watcher does in Ganeti: old jobs are archived; and archived ones are forgotten beyond the limits.
-    async fn chores(&self) -> Result<()> {
-        let age = self.options.auto_archive_age;
-        self.auto_archive_jobs(Some(age), Duration::from_secs(30)).await?;
+    fn chores(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.chores.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn start_watcher(self: &Arc<Self>) {
+        let simulated = self.config().cluster.simulated;
+        let usual = if simulated { Duration::ZERO } else { WATCHER_EVERY };
+        let every = self.options.watcher_every.unwrap_or(usual);
+        if every.is_zero() {
+            return;
+        }
+        let engine = Arc::downgrade(self);
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(every).await;
+                let Some(engine) = engine.upgrade() else { break };
+                if let Err(error) = engine.watch().await {
+                    tracing::warn!(%error, "the watcher could not do all that it should");
+                }
+            }
+        });
+        self.chores().push(task);
+    }
+
+    /// What Ganeti's watcher does beside watching: old jobs are archived; and archived ones are forgotten beyond the limits.
+    async fn put_away(&self) -> Result<()> {
+        if self.watcher_pause()?.is_none() {
+            let age = self.options.auto_archive_age;
+            self.auto_archive_jobs(Some(age), Duration::from_secs(30)).await?;
+        }
         let keep = self.options.archived_jobs_max;
         let now = self.shared.env.now().as_micros();
         let before = now.saturating_sub(micros(self.options.archived_age_max));
@@ -274,7 +314,11 @@ impl EmbeddedEngine {
     }
 
     /// A job, from memory or from the store, shown to `look`.
-    fn look_at_job<T>(&self, id: JobId, look: impl FnOnce(&Job) -> T) -> Result<Option<T>> {
+    pub(crate) fn look_at_job<T>(
+        &self,
+        id: JobId,
+        look: impl FnOnce(&Job) -> T,
+    ) -> Result<Option<T>> {
         if let Some(cell) = self.queue.cell(id) {
             return Ok(Some(cell.look(look)));
         }
@@ -608,14 +652,38 @@ impl Engine for EmbeddedEngine {
         Ok(until)
     }
 
+    async fn screenshot(&self, instance: &str) -> Result<Screenshot> {
+        let config = self.config();
+        let Some(instance) = config.instance_by_name(instance) else {
+            return Ok(Screenshot::Unknown);
+        };
+        let offline = config.nodes.get(&instance.primary_node).is_none_or(|node| node.offline);
+        let node = self.shared.nodes.get(&instance.primary_node).filter(|_| !offline);
+        let runs = |node: &Arc<dyn Node>| {
+            let state = node.state();
+            let run = state.instances.get(&instance.name).filter(|_| state.reachable);
+            run.is_some_and(|run| run.state != RunState::Shutdown)
+        };
+        let Some(node) = node.filter(runs) else { return Ok(Screenshot::NotRunning) };
+        let told = crate::spec::instance(&config, self.shared.compat, instance);
+        match node.screenshot(&told).await {
+            Ok(png) => Ok(Screenshot::Png(png)),
+            Err(NodeError::Unsupported(why)) => Ok(Screenshot::Unsupported(why)),
+            Err(error) => Err(GanetiError::exec(error.to_string())),
+        }
+    }
+
     async fn gauges(&self) -> Vec<Gauge> {
-        crate::gauges::gauges(&self.shared, &self.queue, &self.store)
+        crate::gauges::gauges(&self.shared, &self.queue, &self.store, &self.watcher)
     }
 }
 
 impl EmbeddedEngine {
     /// Hands what fields are computed from to a query.
-    fn with_live<T>(&self, ask: impl FnOnce(&query::Live<'_>) -> Result<T>) -> Result<T> {
+    pub(crate) fn with_live<T>(
+        &self,
+        ask: impl FnOnce(&query::Live<'_>) -> Result<T>,
+    ) -> Result<T> {
         let config = self.config();
         let compat = self.shared.compat;
         let console = |instance: &model::config::Instance| {
@@ -673,7 +741,7 @@ impl EmbeddedEngine {
     }
 
     /// Until when the watcher pauses, in seconds since the epoch; `None` once that is over.
-    fn watcher_pause(&self) -> Result<Option<f64>> {
+    pub(crate) fn watcher_pause(&self) -> Result<Option<f64>> {
         let until = self.store.read(|reader| reader.setting(WATCHER_PAUSE))?;
         // Ganeti: whole seconds are told (3.0.2, asked).
         let until = until.and_then(|text| text.parse::<f64>().ok()).map(f64::trunc);

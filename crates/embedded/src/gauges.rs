@@ -10,6 +10,8 @@ use model::job::{Job, Status};
 use crate::lu::cx::Shared;
 use crate::queue::Queue;
 use crate::store::Store;
+use crate::watcher::Watcher;
+use crate::watcher::findings::Kind;
 
 /// A count as the exposition format wants it.
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
@@ -33,10 +35,16 @@ impl Gauges {
 }
 
 /// All of them.
-pub(crate) fn gauges(shared: &Arc<Shared>, queue: &Queue, store: &Store) -> Vec<Gauge> {
+pub(crate) fn gauges(
+    shared: &Arc<Shared>,
+    queue: &Queue,
+    store: &Store,
+    watcher: &Watcher,
+) -> Vec<Gauge> {
     let mut gauges = Gauges(Vec::new());
     jobs(queue, &mut gauges);
     objects(shared, &mut gauges);
+    watched(watcher, &mut gauges);
     gauges.add(
         "store_commits_total",
         "Transactions of the store.",
@@ -59,6 +67,35 @@ pub(crate) fn gauges(shared: &Arc<Shared>, queue: &Queue, store: &Store) -> Vec<
         false,
     );
     gauges.0
+}
+
+fn watched(watcher: &Watcher, gauges: &mut Gauges) {
+    let counters = [
+        ("watcher_passes_total", "How often the watcher looked.", &watcher.passes, true),
+        ("watcher_restarts_total", "Instances that the watcher started.", &watcher.restarts, true),
+        (
+            "watcher_cleanups_total",
+            "Instances that the watcher noted to be stopped by their users.",
+            &watcher.cleanups,
+            true,
+        ),
+        (
+            "watcher_given_up",
+            "Instances that the watcher starts no more.",
+            &watcher.given_up,
+            false,
+        ),
+    ];
+    for (name, help, value, counter) in counters {
+        gauges.add(name, help, Vec::new(), value.load(Ordering::Relaxed), counter);
+    }
+    let found = watcher.found();
+    for kind in Kind::ALL {
+        let count = found.iter().filter(|finding| finding.kind == *kind).count() as u64;
+        let labels = vec![("kind", kind.as_str().to_owned())];
+        let help = "What runs and should not, or should and does not, as the watcher saw it last.";
+        gauges.add("watcher_findings", help, labels, count, false);
+    }
 }
 
 fn jobs(queue: &Queue, gauges: &mut Gauges) {

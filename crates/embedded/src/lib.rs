@@ -20,6 +20,7 @@ pub(crate) mod spec;
 pub mod ssconf;
 pub(crate) mod store;
 pub mod verify;
+pub(crate) mod watcher;
 
 pub use engine::{EmbeddedEngine, OpenError, Options};
 pub use store::StoreError;

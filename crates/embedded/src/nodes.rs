@@ -11,6 +11,8 @@ use node::fake::{World, WorldSetup};
 use node::local::{LocalNode, LocalOptions};
 use node::{Node, NodeState};
 
+use crate::engine::Options;
+
 /// The nodes that can be asked. Filled when the engine starts; a cluster keeps its nodes.
 #[derive(Default)]
 pub(crate) struct Nodes {
@@ -35,6 +37,12 @@ impl Nodes {
 }
 
 impl Nodes {
+    /// The simulated node of that name, to be made to fail.
+    #[cfg(test)]
+    pub(crate) fn simulated(&self, name: &str) -> Option<Arc<node::FakeNode>> {
+        self.world.get().map(|(world, _)| world.node(name))
+    }
+
     /// Sets simulated nodes up as the cluster's settings are now: other directories, another volume group. A real node reads
     /// them when it is opened.
     pub(crate) fn follow(&self, config: &Config) {
@@ -45,7 +53,8 @@ impl Nodes {
 }
 
 /// Opens the nodes of a cluster: simulated ones keep what runs on them in the data directory.
-pub(crate) async fn open(nodes: &Nodes, config: &Config, data_dir: &Path) -> node::Result<()> {
+pub(crate) async fn open(nodes: &Nodes, config: &Config, options: &Options) -> node::Result<()> {
+    let data_dir = options.data_dir.as_path();
     if config.cluster.simulated {
         let world = World::open(&data_dir.join("nodes"), world_setup(config, data_dir))
             .map_err(|error| node::NodeError::Failed(format!("the simulated nodes: {error}")))?;
@@ -56,7 +65,9 @@ pub(crate) async fn open(nodes: &Nodes, config: &Config, data_dir: &Path) -> nod
         nodes.world.get_or_init(|| (world, data_dir.to_owned()));
     } else {
         for node in config.nodes.values() {
-            let local = LocalNode::open(local_options(config, data_dir, &node.name)).await?;
+            let mut settings = local_options(config, data_dir, &node.name);
+            settings.limit_instances = options.limit_instances;
+            let local = LocalNode::open(settings).await?;
             for (hypervisor, why) in local.missing_hypervisors() {
                 tracing::warn!(
                     "{hypervisor} is enabled and not there, its instances cannot run: {why}"

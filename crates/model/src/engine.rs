@@ -138,8 +138,27 @@ pub trait Engine: Send + Sync + 'static {
     /// Pauses the watcher until a time (seconds since the epoch), or ends the pause.
     async fn set_watcher_pause(&self, until: Option<f64>) -> Result<Option<f64>>;
 
+    /// A picture of what an instance shows. LUXI has no word for it.
+    async fn screenshot(&self, _instance: &str) -> Result<Screenshot> {
+        let text = "the master daemon of a real cluster can't show the screens of instances";
+        Ok(Screenshot::Unsupported(text.to_owned()))
+    }
+
     /// Numbers for monitoring: `(name, labels, value)`; the program names and prints them.
     async fn gauges(&self) -> Vec<Gauge>;
+}
+
+/// What came of the wish for a picture of an instance's screen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Screenshot {
+    /// The picture.
+    Png(Vec<u8>),
+    /// There is no instance of that name.
+    Unknown,
+    /// It does not run.
+    NotRunning,
+    /// It has no screen, or none that can be shown; with why.
+    Unsupported(String),
 }
 
 /// One number for monitoring.

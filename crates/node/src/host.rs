@@ -115,6 +115,17 @@ fn parse_stat(text: &str) -> Option<ProcessFacts> {
     })
 }
 
+/// The user of that name and the group it is in.
+pub(crate) fn user(name: &str) -> Option<(u32, u32)> {
+    parse_passwd(&fs::read_to_string("/etc/passwd").unwrap_or_default(), name)
+}
+
+fn parse_passwd(text: &str, name: &str) -> Option<(u32, u32)> {
+    let line = text.lines().find(|line| line.split(':').next() == Some(name))?;
+    let mut fields = line.split(':').skip(2);
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
 /// The command line of a process.
 pub(crate) fn command_line(pid: u32) -> Vec<String> {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -147,6 +158,13 @@ mod tests {
         assert_eq!(facts.start_time, 4242);
         assert!(facts.cpu_seconds > 0.0);
         assert_eq!(parse_stat("7 (a) Z 1 7 7 0 -1 0 0 0 0 0 1 5 0 0 20 0 1 0 4 9 2"), None);
+    }
+
+    #[test]
+    fn users_have_numbers() {
+        let text = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65533:n:/:/bin/false\n";
+        assert_eq!(parse_passwd(text, "nobody"), Some((65534, 65533)));
+        assert_eq!(parse_passwd(text, "no"), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! filled: parameters hold all values, names stand instead of UUIDs.
 
 mod cell;
+mod cgroup;
 pub mod console;
 mod exports;
 pub mod fake;
@@ -19,9 +20,11 @@ mod network;
 mod os;
 mod outside;
 mod process;
+pub mod screen;
 pub mod spec;
 pub mod state;
 mod storage;
+pub mod stray;
 pub mod tiny;
 
 use std::collections::BTreeMap;
@@ -39,6 +42,7 @@ pub use local::{LocalNode, LocalOptions};
 pub use process::ProcessError;
 pub use spec::{DiskSpec, InstanceSpec, NetworkSpec, NicSpec};
 pub use state::{InstanceRun, NodeState, RunState, StorageUnit};
+pub use stray::{Stray, StrayKind};
 
 /// Why a node did not do what it was asked; the text is what clients see inside the job's error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -176,6 +180,11 @@ pub trait Node: Send + Sync + 'static {
     /// What is known about the node now, without asking it: resources, and what runs. Cheap.
     fn state(&self) -> Arc<NodeState>;
 
+    /// What is on the node, looks like ours and belongs to nothing, as it was found last. Cheap.
+    fn strays(&self) -> Vec<Stray> {
+        Vec::new()
+    }
+
     /// Counts the changes of [`Node::state`].
     fn changes(&self) -> watch::Receiver<u64>;
 
@@ -284,6 +293,17 @@ pub trait Node: Send + Sync + 'static {
     async fn missing_bridges(&self, wanted: &[String], named: &[String]) -> Result<Vec<String>>;
     async fn can_hotplug(&self, instance: &InstanceSpec) -> Result<()>;
     fn console(&self, instance: &InstanceSpec) -> Console;
+    /// A picture of what the instance shows, as PNG.
+    async fn screenshot(&self, instance: &InstanceSpec) -> Result<Vec<u8>> {
+        let text =
+            format!("instance {} runs on a simulated node, which has no screen", instance.name);
+        Err(NodeError::Unsupported(text))
+    }
+    /// The hypervisor parameters that a new instance is to have of its own, so that its machine stays what it is when the node's
+    /// programs are upgraded.
+    async fn lasting_hvparams(&self, _hypervisor: Hypervisor, _hvparams: &Dict) -> Dict {
+        Dict::new()
+    }
     /// Checks hypervisor parameters that depend on the node: that files they name exist, and so on.
     async fn validate_hvparams(&self, hypervisor: Hypervisor, hvparams: &Dict) -> Result<()>;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use model::param::{Dict, Hypervisor, RebootType, StorageType};
@@ -25,11 +25,14 @@ use crate::state::NodeState;
 use crate::storage::{self, Storage};
 use crate::{
     Console, Device, DiskStatus, Feedback, HookPhase, HookResult, Hotplug, Node, NodeError, OsInfo,
-    OsParams, Result, StorageRow, hooks, host, iallocator,
+    OsParams, Result, StorageRow, Stray, hooks, host, iallocator,
 };
 
 /// How often memory, free space and processor times are looked at.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+
+/// How often what runs is compared with what is known.
+const VERIFY_EVERY: Duration = Duration::from_secs(60);
 
 /// Where a local node keeps its things.
 #[derive(Clone, Debug)]
@@ -51,6 +54,8 @@ pub struct LocalOptions {
     pub rapid_binary: PathBuf,
     /// What the cluster runs instances with.
     pub hypervisors: Vec<Hypervisor>,
+    /// Whether instances are held within their memory and virtual processors by control groups.
+    pub limit_instances: bool,
 }
 
 impl LocalOptions {
@@ -81,6 +86,7 @@ impl LocalOptions {
             export_dir: below("export"),
             rapid_binary: std::env::current_exe().unwrap_or_else(|_| "rapid".into()),
             hypervisors: crate::hypervisor::detect(),
+            limit_instances: false,
             data_dir: absolute,
         }
     }
@@ -133,6 +139,7 @@ impl LocalNode {
             data_dir: options.data_dir.clone(),
             run_dir: options.run_dir.clone(),
             rapid_binary: options.rapid_binary.clone(),
+            limit_instances: options.limit_instances,
             os_search_path: options.os_search_path.clone(),
         };
         let network = Network::new(&options.network_script_dirs);
@@ -143,8 +150,13 @@ impl LocalNode {
         let sampler = tokio::spawn(async move {
             let version = kvm::version().await;
             cell.update(|state| state.hypervisor_version = version);
+            let mut verified = Instant::now();
             loop {
                 sample(&watched, &cell, &disks);
+                if verified.elapsed() >= VERIFY_EVERY {
+                    verified = Instant::now();
+                    watched.verify();
+                }
                 tokio::time::sleep(SAMPLE_EVERY).await;
             }
         });
@@ -437,10 +449,26 @@ impl Node for LocalNode {
         self.backend(instance.hypervisor)?.can_hotplug(instance).await
     }
 
+    fn strays(&self) -> Vec<Stray> {
+        self.kvm.strays()
+    }
+
+    async fn screenshot(&self, instance: &InstanceSpec) -> Result<Vec<u8>> {
+        self.backend(instance.hypervisor)?.screenshot(instance).await
+    }
+
     fn console(&self, instance: &InstanceSpec) -> Console {
         match self.backend(instance.hypervisor) {
             Ok(backend) => backend.console(instance),
             Err(error) => Console::Message(error.to_string()),
+        }
+    }
+
+    async fn lasting_hvparams(&self, hypervisor: Hypervisor, hvparams: &Dict) -> Dict {
+        if hypervisor == Hypervisor::Kvm {
+            kvm::lasting_machine(hvparams).await
+        } else {
+            Dict::new()
         }
     }
 

@@ -267,3 +267,19 @@ fn response(status: StatusCode, text: Bytes) -> Response<Body> {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::beside::BESIDE;
+
+    #[test]
+    fn what_is_beside_the_api_has_the_rights_of_its_table() {
+        for row in BESIDE {
+            let request = Request::builder().method(row.method.as_str()).uri("/rapid/1/x");
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            assert!(row.path.starts_with("/rapid/1/"), "{}", row.path);
+            assert_eq!(extra_access(&parts), Some(row.access), "{}", row.path);
+        }
+    }
+}

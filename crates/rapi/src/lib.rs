@@ -13,6 +13,8 @@ pub mod route;
 
 pub mod table;
 
+pub mod beside;
+
 pub mod fill;
 
 pub mod resources;

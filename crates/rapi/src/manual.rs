@@ -6,6 +6,8 @@ use serde_json::Value;
 
 use model::opcode::COMMON_PARAMS;
 
+use crate::beside::{self, BESIDE};
+use crate::input::Method;
 use crate::openapi::{
     COMPAT, GROUPS, args, body_schema, free_common, free_params, group, job_result, sample, summary,
 };
@@ -63,15 +65,32 @@ pub fn manual() -> String {
     for (name, doc) in GROUPS {
         let _ = write!(out, "\n**[{}](#{name})** {doc}\n\n", title(name)); // writing to a String cannot fail
         for route in ROUTES.iter().filter(|route| group(route) == *name) {
-            let (heading, link) = heading(route);
+            let (heading, link) = heading(route.method, route.path);
             let _ = writeln!(out, "* [`{heading}`](#{link})");
         }
+    }
+    let (name, doc) = beside::GROUP;
+    let _ = write!(out, "\n**[{}](#{name})** {doc}\n\n", title(name));
+    for row in BESIDE {
+        let (heading, link) = heading(row.method, row.path);
+        let _ = writeln!(out, "* [`{heading}`](#{link})");
     }
     for (name, doc) in GROUPS {
         let _ = write!(out, "\n## {}\n\n{doc}\n", title(name));
         for route in ROUTES.iter().filter(|route| group(route) == *name) {
             chapter(&mut out, route);
         }
+    }
+    let _ = write!(out, "\n## {}\n\n{}\n", title(beside::GROUP.0), beside::GROUP.1);
+    for row in BESIDE {
+        let _ = write!(
+            out,
+            "\n### {}\n\n{}\n\nAccess: *{}*.\n\n**Answer:** {}\n",
+            heading(row.method, row.path).0,
+            row.doc,
+            row.access.as_str(),
+            row.result
+        );
     }
     out
 }
@@ -82,8 +101,8 @@ fn title(name: &str) -> String {
 }
 
 /// A route's heading, and how it is linked to.
-fn heading(route: &Route) -> (String, String) {
-    let heading = format!("{} {}", route.method.as_str(), route.path);
+fn heading(method: Method, path: &str) -> (String, String) {
+    let heading = format!("{} {path}", method.as_str());
     let link = heading.to_lowercase().replace(' ', "-");
     (heading, link.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect())
 }
@@ -94,7 +113,7 @@ fn chapter(out: &mut String, route: &Route) {
         Access::Read => "read",
         Access::Write => "write",
     };
-    let _ = write!(out, "\n### {}\n\n{}\n\n", heading(route).0, summary(route));
+    let _ = write!(out, "\n### {}\n\n{}\n\n", heading(route.method, route.path).0, summary(route));
     let _ = write!(out, "Access: *{access}*. Since Ganeti {}.", route.since);
     if let Some(op) = route.opcode() {
         let _ = write!(out, " Submits `{}`.", op.as_str());
@@ -280,7 +299,7 @@ mod tests {
     fn every_route_has_its_chapter_and_a_link_to_it() {
         let manual = manual();
         for route in ROUTES {
-            let (heading, link) = heading(route);
+            let (heading, link) = heading(route.method, route.path);
             assert!(manual.contains(&format!("\n### {heading}\n")), "{heading}");
             assert!(manual.contains(&format!("](#{link})")), "{link}");
         }

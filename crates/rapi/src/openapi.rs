@@ -7,6 +7,7 @@ use model::compat::Compat;
 use model::opcode::{COMMON_PARAMS, OpId, ParamDef};
 use model::query::Resource;
 
+use crate::beside::{self, BESIDE, Beside};
 use crate::fill;
 use crate::input::Input;
 use crate::resources::lists;
@@ -30,7 +31,10 @@ pub fn access() -> String {
     let line = |route: &Route| {
         format!("{:<6} {:<5} {}\n", route.method.as_str(), route.access.as_str(), route.path)
     };
-    ROUTES.iter().map(line).collect()
+    let ours = |row: &Beside| {
+        format!("{:<6} {:<5} {}\n", row.method.as_str(), row.access.as_str(), row.path)
+    };
+    ROUTES.iter().map(line).chain(BESIDE.iter().map(ours)).collect()
 }
 
 /// docs/openapi.json: the OpenAPI document of the whole remote API.
@@ -43,7 +47,9 @@ pub fn document() -> Value {
             item.insert(route.method.as_str().to_ascii_lowercase(), operation(route));
         }
     }
-    let tags = GROUPS.iter().map(|(name, doc)| json!({"name": name, "description": doc}));
+    beside::describe(&mut paths);
+    let groups = GROUPS.iter().chain([&beside::GROUP]);
+    let tags = groups.map(|(name, doc)| json!({"name": name, "description": doc}));
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -454,7 +460,7 @@ mod tests {
                 assert!(!operation["summary"].as_str().unwrap().is_empty(), "{id} has no summary");
             }
         }
-        assert_eq!(ids.len(), ROUTES.len());
+        assert_eq!(ids.len(), ROUTES.len() + BESIDE.len());
     }
 
     #[test]

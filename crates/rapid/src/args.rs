@@ -36,6 +36,8 @@ pub(crate) enum Command {
     },
     /// Attach to the serial console of an instance; Ctrl-] leaves.
     Console(Console),
+    /// Write a picture of what an instance of this machine shows on its screen, as PNG.
+    Screenshot(Screenshot),
 }
 
 /// Where the cluster keeps its files.
@@ -109,6 +111,13 @@ pub(crate) struct Serve {
     /// whose last part must be the master node's name.
     #[arg(long, value_name = "DIR")]
     pub(crate) ganeti_root: Option<PathBuf>,
+    /// How often the watcher looks whether what should run runs, in seconds; 0 is never. It looks each minute, and never on a
+    /// simulated cluster, unless this says otherwise.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) watcher_interval: Option<u64>,
+    /// Hold each instance of this machine within its memory and virtual processors by control groups, from its next start on.
+    #[arg(long)]
+    pub(crate) limit_instances: bool,
     /// The Ganeti release whose fields and defaults are spoken: 3.0 or 3.1. With the engine `luxi` it is the cluster's own.
     #[arg(long, value_name = "RELEASE", default_value = "3.1")]
     pub(crate) compat: Compat,
@@ -315,4 +324,14 @@ pub(crate) struct Console {
     pub(crate) data: DataDir,
     /// The instance.
     pub(crate) name: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Screenshot {
+    #[command(flatten)]
+    pub(crate) data: DataDir,
+    /// The instance.
+    pub(crate) name: String,
+    /// Where the picture goes; `-` is the standard output.
+    pub(crate) file: PathBuf,
 }

@@ -1,12 +1,14 @@
-//! The small commands: users, operating systems, the console.
+//! The small commands: users, operating systems, the console and the screen.
 
+use std::fs::OpenOptions;
 use std::io::{BufRead, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use rapi::users_file;
 
-use crate::args::{Console, OsCommand, UserCommand};
+use crate::args::{Console, OsCommand, Screenshot, UserCommand};
 
 /// `rapid user …`
 #[expect(clippy::print_stdout, reason = "a command's answer")]
@@ -101,6 +103,24 @@ pub(crate) fn console(options: &Console) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// `rapid screenshot NAME FILE`
+pub(crate) fn screenshot(options: &Screenshot) -> Result<()> {
+    let picture = node::screen::take(&options.data.data_dir, &options.name);
+    let png = runtime()?.block_on(picture)?;
+    if options.file.as_os_str() == "-" {
+        return std::io::stdout().write_all(&png).context("can't write the picture");
+    }
+    // What is on a screen is for nobody else.
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&options.file)
+        .and_then(|mut file| file.write_all(&png))
+        .with_context(|| format!("can't write {}", options.file.display()))
 }
 
 /// A runtime for a command that does one thing.

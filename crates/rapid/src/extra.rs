@@ -1,5 +1,5 @@
 //! What is served beside Ganeti's API: numbers for monitoring, the API's description, and what LUXI can do and the remote API
-//! cannot (closing the queue, archiving, priorities), under `/rapid/1/`.
+//! cannot (closing the queue, archiving, priorities, screens), under `/rapid/1/`. What they are for is in `rapi::beside`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Extension, Json};
-use model::engine::Engine;
+use model::engine::{Engine, Screenshot};
 use model::error::GanetiError;
 use model::name::JobId;
 use rapi::metrics::Metrics;
@@ -35,6 +35,7 @@ pub(crate) fn router(engine: Arc<dyn Engine>, metrics: Arc<Metrics>) -> Router {
         .route("/rapid/1/jobs/archive", post(auto_archive))
         .route("/rapid/1/jobs/{id}/archive", post(archive))
         .route("/rapid/1/jobs/{id}/priority", put(priority))
+        .route("/rapid/1/instances/{name}/screenshot", get(screenshot))
         .with_state(Shared { engine, metrics })
 }
 
@@ -73,6 +74,25 @@ fn answer<T: serde::Serialize>(result: Result<T, GanetiError>) -> Response {
                 StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             refuse(status, error.message.as_deref().unwrap_or_default())
         }
+    }
+}
+
+/// As for the console, an instance that does not run is answered 503.
+async fn screenshot(State(shared): State<Shared>, Path(name): Path<String>) -> Response {
+    match shared.engine.screenshot(&name).await {
+        Ok(Screenshot::Png(png)) => {
+            let headers =
+                [(header::CONTENT_TYPE, "image/png"), (header::CACHE_CONTROL, "no-store")];
+            (headers, png).into_response()
+        }
+        Ok(Screenshot::Unknown) => {
+            refuse(StatusCode::NOT_FOUND, &format!("Instance {name} is not known"))
+        }
+        Ok(Screenshot::NotRunning) => {
+            refuse(StatusCode::SERVICE_UNAVAILABLE, "Instance screen unavailable")
+        }
+        Ok(Screenshot::Unsupported(why)) => refuse(StatusCode::NOT_IMPLEMENTED, &why),
+        Err(error) => answer(Err::<(), _>(error)),
     }
 }
 

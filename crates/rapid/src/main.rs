@@ -42,5 +42,6 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::User { command } => commands::user(&command).map(|()| ExitCode::SUCCESS),
         Command::Os { command } => commands::os(&command).map(|()| ExitCode::SUCCESS),
         Command::Console(options) => commands::console(&options).map(|()| ExitCode::SUCCESS),
+        Command::Screenshot(options) => commands::screenshot(&options).map(|()| ExitCode::SUCCESS),
     }
 }

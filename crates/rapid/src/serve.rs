@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use embedded::engine::{self, EmbeddedEngine};
@@ -98,6 +99,8 @@ async fn embedded(args: &Serve) -> Result<(Opened, PathBuf, Option<NewUser>)> {
     let (users, new_user) = first_start::users(args)?;
     let mut settings = engine::Options::new(&args.data.data_dir);
     settings.compat = args.compat;
+    settings.watcher_every = args.watcher_interval.map(Duration::from_secs);
+    settings.limit_instances = args.limit_instances;
     let engine = EmbeddedEngine::open(settings).await?;
     Ok((Opened::Embedded(engine), users, new_user))
 }

@@ -6,6 +6,7 @@ pub(crate) mod daemon;
 pub(crate) mod deb;
 pub(crate) mod differential;
 pub(crate) mod guest;
+pub(crate) mod life;
 pub(crate) mod network;
 pub(crate) mod tools;
 pub(crate) mod transcripts;

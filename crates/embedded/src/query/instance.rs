@@ -153,6 +153,11 @@ impl<'a> Cx<'a> {
     }
 }
 
+/// The word for what an instance does.
+pub(crate) fn instance_status(live: &Live<'_>, instance: &Instance) -> &'static str {
+    Cx::new(live, instance).status()
+}
+
 /// The object that says how to reach a console; what is not known is left out.
 fn console_value(instance: &str, console: &Console) -> Value {
     let mut value = match console {

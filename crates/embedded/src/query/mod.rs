@@ -35,6 +35,7 @@ use serde_json::Value;
 pub(crate) use cluster::{cluster_info, config_value, tags};
 pub(crate) use export::NodeExports;
 use field::{Field, Subject, Table};
+pub(crate) use instance::instance_status;
 pub(crate) use job::JobsWanted;
 pub(crate) use lock::LockRow;
 use lookup::Noun;

@@ -124,6 +124,10 @@ impl Backend for Fake {
         Console::Message("Console not available for fake hypervisor".into())
     }
 
+    async fn screenshot(&self, spec: &InstanceSpec) -> Result<Vec<u8>> {
+        Err(NodeError::Unsupported(format!("instance {} runs on no screen", spec.name)))
+    }
+
     async fn validate(&self, _hvparams: &Dict) -> Result<()> {
         Ok(())
     }

@@ -38,6 +38,8 @@ pub(crate) trait Backend: Send + Sync {
         index: usize,
     ) -> Result<()>;
     fn console(&self, spec: &InstanceSpec) -> Console;
+    /// A picture of what the instance shows, as PNG.
+    async fn screenshot(&self, spec: &InstanceSpec) -> Result<Vec<u8>>;
     /// Checks parameters that depend on this machine.
     async fn validate(&self, hvparams: &Dict) -> Result<()>;
 }

@@ -13,7 +13,7 @@ use model::opcode::ClusterVerifyGroup;
 use model::param::{AdminState, DiskTemplate, VerifyCheck};
 use model::params::{self, be, ipolicy};
 use model::units::natural_cmp;
-use node::{DiskStatus, NodeState};
+use node::{DiskStatus, NodeState, StrayKind};
 use serde_json::{Value, json};
 
 use super::verify::{Findings, Kind};
@@ -156,11 +156,11 @@ impl Seen<'_> {
             cx.log(&format!("* Verifying node {} ({})", node.name, role(node, &self.config)));
         }
         let answer = match cx.node(uuid).await {
-            Ok(asked) => asked.ping().await.map(|()| asked.state()),
+            Ok(asked) => asked.ping().await.map(|()| (asked.state(), asked.strays())),
             Err(error) => Err(error),
         };
-        let state = match answer {
-            Ok(state) => state,
+        let (state, strays) = match answer {
+            Ok(answer) => answer,
             Err(error) => {
                 let text = format!("while contacting node: {error}");
                 return self.findings.error(RPC, Some(&node.name), &text);
@@ -190,6 +190,10 @@ impl Seen<'_> {
                     self.findings.error(ORPHAN, Some(&node.name), &text);
                 }
             }
+        }
+        for stray in strays.iter().filter(|stray| stray.kind == StrayKind::Process) {
+            let text = format!("node is running unknown instance {}", stray.name);
+            self.findings.error(ORPHAN, Some(&node.name), &text);
         }
         self.answered.insert(uuid.clone(), state);
         self.exclusion_tags(node);

@@ -8,7 +8,7 @@ use model::error::{ErrorCode, GanetiError, Result};
 use model::name::Uuid;
 use model::param::{AdminState, Dict, DiskTemplate, Hypervisor, NonEmpty, StorageType};
 use model::params;
-use node::{InstanceRun, NodeError};
+use node::{InstanceRun, NodeError, RunState};
 use serde_json::Value;
 
 use crate::lu::Cx;
@@ -49,7 +49,8 @@ pub(crate) fn state(
         cx.warn("Primary node offline, ignoring check that instance is down");
         return Ok(());
     }
-    if running(cx, instance)?.is_some() {
+    // One that ended by itself and is still told of does not run (Ganeti 3.0, `hv_kvm` ListInstances).
+    if running(cx, instance)?.is_some_and(|run| run.state != RunState::Shutdown) {
         let text = format!("Instance {} is running, {message}", instance.name);
         return Err(GanetiError::wrong_state(text));
     }
@@ -65,6 +66,16 @@ pub(crate) fn running(cx: &Cx, instance: &Instance) -> Result<Option<InstanceRun
             ErrorCode::EnvironmentError,
         )
     })
+}
+
+/// Whether the guest powered itself off, and that is still to be noted (Ganeti 3.0, `_IsInstanceUserDown`).
+pub(crate) fn user_down(cx: &Cx, instance: &Instance, run: Option<&InstanceRun>) -> bool {
+    let told = || {
+        let hvparams = crate::spec::hvparams(&cx.config(), cx.compat(), instance);
+        hvparams.get("user_shutdown") == Some(&Value::Bool(true))
+    };
+    run.is_some_and(|run| run.state == RunState::Shutdown)
+        && (instance.hypervisor != Hypervisor::Kvm || told())
 }
 
 /// What a node says of the instance.

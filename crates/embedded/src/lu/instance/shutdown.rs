@@ -7,7 +7,6 @@ use model::config::{Config, Instance};
 use model::error::{GanetiError, Result};
 use model::opcode::InstanceShutdown;
 use model::param::{AdminState, AdminStateSource};
-use node::RunState;
 use serde_json::{Value, json};
 
 use super::{checks, disks, find, hook_env, lock_instance, mark, spec_of};
@@ -53,9 +52,7 @@ impl LogicalUnit for InstanceShutdown {
         }
         if self.admin_state_source == Some(AdminStateSource::User) {
             let run = checks::running(cx, &instance)?;
-            let by_user = config.cluster.enabled_user_shutdown
-                && run.is_some_and(|run| run.state == RunState::Shutdown);
-            if !by_user {
+            if !checks::user_down(cx, &instance, run.as_ref()) {
                 let text = format!("Instance '{}' was not shutdown by the user", instance.name);
                 return Err(GanetiError::prereq_plain(text));
             }

@@ -9,13 +9,15 @@ use model::param::{AdminState, AdminStateSource, Dict};
 use model::params;
 use serde_json::{Value, json};
 
-use super::{checks, disks, find, hook_env, lock_with_resources, mark, spec_of};
+use super::{checks, disks, find, hook_env, lock_with_resources, mark, shutdown, spec_of};
 use crate::lu::{Cx, Hooks, Locks, LogicalUnit};
 
 pub(crate) struct Plan {
     instance: Arc<Instance>,
     /// Its primary node is offline: it is only marked.
     only_mark: bool,
+    /// Its guest powered itself off: what is left of it goes first.
+    cleanup: bool,
     /// What holds for this start alone.
     hvparams: Dict,
     beparams: Dict,
@@ -48,11 +50,13 @@ impl LogicalUnit for InstanceStartup {
             if !hvparams.is_empty() || !beparams.is_empty() {
                 cx.warn("Overridden parameters are ignored");
             }
-            return Ok(Plan { instance, only_mark: true, hvparams, beparams });
+            return Ok(Plan { instance, only_mark: true, cleanup: false, hvparams, beparams });
         }
         checks::node_online(&config, &instance.primary_node)?;
         checks::nic_bridges(cx, &instance.primary_node, &instance.nics).await?;
-        if checks::running(cx, &instance)?.is_none() {
+        let run = checks::running(cx, &instance)?;
+        let cleanup = checks::user_down(cx, &instance, run.as_ref());
+        if run.is_none() {
             let memory = params::fill(&told.beparams, &beparams);
             let reason = format!("starting instance {}", instance.name);
             checks::free_memory(
@@ -62,7 +66,7 @@ impl LogicalUnit for InstanceStartup {
                 params::be::number(&memory, "minmem"),
             )?;
         }
-        Ok(Plan { instance, only_mark: false, hvparams, beparams })
+        Ok(Plan { instance, only_mark: false, cleanup, hvparams, beparams })
     }
 
     fn hooks(&self, cx: &Cx, plan: &Plan) -> Option<Hooks> {
@@ -77,6 +81,11 @@ impl LogicalUnit for InstanceStartup {
         if plan.only_mark {
             cx.info("Primary node offline, marked instance as started");
             return Ok(Value::Null);
+        }
+        if plan.cleanup {
+            let message = format!("Could not shutdown instance '{}'", plan.instance.name);
+            shutdown::stop(cx, &plan.instance, self.shutdown_timeout, &message).await?;
+            disks::shutdown(cx, uuid, None, false).await?;
         }
         disks::start(cx, uuid, Some(self.force)).await?;
         let mut told = spec_of(cx, &plan.instance);

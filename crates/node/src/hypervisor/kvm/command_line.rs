@@ -2,12 +2,12 @@
 //!
 //! What a hypervisor parameter asks for and QEMU cannot be given here yet is refused by name, never left out silently.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::devices::{disk_backend, disk_device, is_scsi};
+use super::display::display;
 use super::nics::{card, netdev, without_boot_code};
 use crate::spec::{InstanceSpec, NicSpec};
 use crate::{NodeError, Result};
@@ -33,6 +33,8 @@ pub(crate) struct Files {
     pub(crate) run: PathBuf,
     /// What the guest prints on its serial console.
     pub(crate) console_log: PathBuf,
+    /// Where the server keeps its things.
+    pub(crate) data_dir: PathBuf,
 }
 
 impl Files {
@@ -59,33 +61,43 @@ impl Files {
         self.run.join("pid")
     }
 
+    /// Where the agent inside the guest is spoken to.
+    pub(crate) fn agent(&self) -> PathBuf {
+        self.run.join("agent")
+    }
+
+    /// The empty directory that a confined QEMU sees as its root.
+    pub(crate) fn chroot(&self) -> PathBuf {
+        self.run.join("root")
+    }
+
     /// All that QEMU or the driver may leave behind.
-    pub(crate) fn leftovers(&self) -> [PathBuf; 5] {
-        [self.qmp(), self.qmp_debug(), self.serial(), self.console(), self.pid()]
+    pub(crate) fn leftovers(&self) -> [PathBuf; 6] {
+        [self.qmp(), self.qmp_debug(), self.serial(), self.console(), self.pid(), self.agent()]
     }
 }
 
 /// Collects arguments.
 #[derive(Default)]
-struct Args(Vec<String>);
+pub(crate) struct Args(Vec<String>);
 
 impl Args {
-    fn flag(&mut self, name: &str) {
+    pub(crate) fn flag(&mut self, name: &str) {
         self.0.push(name.to_owned());
     }
 
-    fn pair(&mut self, name: &str, value: impl Into<String>) {
+    pub(crate) fn pair(&mut self, name: &str, value: impl Into<String>) {
         self.0.push(name.to_owned());
         self.0.push(value.into());
     }
 }
 
 /// A path inside an option: a comma would begin the next one, so it is doubled.
-fn escaped(path: &Path) -> String {
+pub(crate) fn escaped(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
 
-fn unsupported(text: impl Into<String>) -> NodeError {
+pub(crate) fn unsupported(text: impl Into<String>) -> NodeError {
     NodeError::Unsupported(text.into())
 }
 
@@ -126,7 +138,6 @@ pub(crate) fn command_line(
     files: &Files,
     disks: &[PathBuf],
 ) -> Result<Vec<String>> {
-    refuse_what_is_missing(spec)?;
     let boot = boot(spec)?;
     let mut args = Args(vec![program.to_string_lossy().into_owned()]);
     args.pair("-name", format!("guest={},debug-threads=on", spec.name));
@@ -137,6 +148,8 @@ pub(crate) fn command_line(
     args.flag("-daemonize");
     args.pair("-pidfile", files.pid().to_string_lossy());
     args.flag("-S");
+    // A guest that powers off leaves QEMU halted, so that this can still be read later.
+    args.flag("-no-shutdown");
     for socket in [files.qmp(), files.qmp_debug()] {
         args.pair("-qmp", format!("unix:{},server=on,wait=off", escaped(&socket)));
     }
@@ -149,7 +162,9 @@ pub(crate) fn command_line(
         args.pair("-chardev", chardev);
         args.pair("-serial", "chardev:serial0");
     }
-    display(&mut args, spec)?;
+    display(&mut args, spec, &files.data_dir)?;
+    guest_agent(&mut args, spec, files);
+    confinement(&mut args, spec, files)?;
     args.pair("-device", "virtio-balloon-pci,id=balloon0");
     kernel(&mut args, spec, boot);
     removable(&mut args, spec, boot);
@@ -161,34 +176,30 @@ pub(crate) fn command_line(
     Ok(args.0)
 }
 
-/// Parameters whose work is not there yet.
-fn refuse_what_is_missing(spec: &InstanceSpec) -> Result<()> {
-    const EMPTY_ONLY: &[(&str, &str)] = &[
-        ("spice_bind", "SPICE consoles are not there yet; use vnc_bind_address or serial_console"),
-        ("soundhw", "sound devices are not there yet"),
-        ("usb_devices", "passing USB devices through is not there yet"),
-        ("vnc_x509_path", "VNC over TLS is not there yet"),
-    ];
-    for (name, text) in EMPTY_ONLY {
-        if !spec.hv(name).is_empty() {
-            return Err(unsupported(format!("hypervisor parameter {name}: {text}")));
-        }
-    }
-    const FALSE_ONLY: &[(&str, &str)] = &[
-        ("use_chroot", "running QEMU in a chroot is not there yet"),
-        ("vnc_tls", "VNC over TLS is not there yet"),
-        ("use_guest_agent", "the guest agent's channel is not there yet"),
-    ];
-    for (name, text) in FALSE_ONLY {
-        if spec.hv_flag(name) {
-            return Err(unsupported(format!("hypervisor parameter {name}: {text}")));
-        }
-    }
+/// Who QEMU runs as, and what it can see, once it has opened its files.
+fn confinement(args: &mut Args, spec: &InstanceSpec, files: &Files) -> Result<()> {
     match spec.hv("security_model") {
-        "" | "none" => Ok(()),
-        other => Err(unsupported(format!(
-            "hypervisor parameter security_model: '{other}' is not there yet, only 'none'"
-        ))),
+        "" | "none" => {}
+        "user" => args.pair("-runas", spec.hv("security_domain")),
+        other => {
+            return Err(unsupported(format!(
+                "hypervisor parameter security_model: '{other}' is not there yet, only 'none' and 'user'"
+            )));
+        }
+    }
+    if spec.hv_flag("use_chroot") {
+        args.pair("-chroot", files.chroot().to_string_lossy());
+    }
+    Ok(())
+}
+
+/// The channel to an agent inside the guest.
+fn guest_agent(args: &mut Args, spec: &InstanceSpec, files: &Files) {
+    if spec.hv_flag("use_guest_agent") {
+        let socket = escaped(&files.agent());
+        args.pair("-chardev", format!("socket,id=qga0,path={socket},server=on,wait=off"));
+        args.pair("-device", "virtio-serial-pci,id=agent");
+        args.pair("-device", "virtserialport,bus=agent.0,chardev=qga0,name=org.qemu.guest_agent.0");
     }
 }
 
@@ -227,59 +238,6 @@ fn machine(args: &mut Args, spec: &InstanceSpec, accel: Accel) {
     if spec.hv("reboot_behavior") == "exit" {
         args.flag("-no-reboot");
     }
-}
-
-/// The address that a VNC server is bound to, if it is one and not a directory.
-pub(crate) fn vnc_address(spec: &InstanceSpec) -> Option<IpAddr> {
-    spec.hv("vnc_bind_address").parse().ok()
-}
-
-fn display(args: &mut Args, spec: &InstanceSpec) -> Result<()> {
-    let bind = spec.hv("vnc_bind_address");
-    let vga = spec.hv("vga");
-    if bind.is_empty() {
-        args.pair("-display", "none");
-    } else {
-        let mut vnc = if let Some(address) = vnc_address(spec) {
-            let port = spec.network_port.unwrap_or(0);
-            let display = port.checked_sub(VNC_BASE_PORT).filter(|_| port > VNC_BASE_PORT);
-            let Some(display) = display else {
-                let text = format!("network port {port} is no VNC display: it must be above 5900");
-                return Err(NodeError::Failed(text));
-            };
-            match address {
-                IpAddr::V4(address) => format!("{address}:{display}"),
-                IpAddr::V6(address) => format!("[{address}]:{display}"),
-            }
-        } else if bind.starts_with('/') {
-            let socket = Path::new(bind).join(format!("{}.vnc", spec.name));
-            format!("unix:{}", escaped(&socket))
-        } else {
-            return Err(unsupported(format!(
-                "vnc_bind_address '{bind}' is neither an address nor a directory; names of network interfaces are not there yet"
-            )));
-        };
-        if !spec.hv("vnc_password_file").is_empty() {
-            vnc.push_str(",password=on");
-        }
-        args.pair("-vnc", vnc);
-    }
-    if !bind.is_empty() || !vga.is_empty() {
-        args.pair("-vga", if vga.is_empty() { "std" } else { vga });
-    }
-    if !spec.hv("keymap").is_empty() {
-        args.pair("-k", spec.hv("keymap"));
-    }
-    // Ganeti: with VNC and no mouse chosen, a tablet, whose pointer stays with the viewer's (3.0, `hv_kvm`).
-    let pointer = match (spec.hv("usb_mouse"), bind.is_empty()) {
-        ("", true) => return Ok(()),
-        ("", false) | ("tablet", _) => "usb-tablet",
-        ("mouse", _) => "usb-mouse",
-        (other, _) => return Err(unsupported(format!("usb_mouse '{other}' is not known"))),
-    };
-    args.flag("-usb");
-    args.pair("-device", pointer);
-    Ok(())
 }
 
 fn kernel(args: &mut Args, spec: &InstanceSpec, boot: Boot) {

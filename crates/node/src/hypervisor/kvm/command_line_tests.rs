@@ -74,6 +74,7 @@ fn build(spec: &InstanceSpec, accel: Accel) -> Result<Vec<String>> {
     let files = Files {
         run: "/run/r/1111".into(),
         console_log: "/data/log/console/web.example.com.log".into(),
+        data_dir: "/data".into(),
     };
     let disks: Vec<PathBuf> =
         spec.disks.iter().map(|d| d.logical_id[1].as_str().unwrap().into()).collect();
@@ -128,6 +129,57 @@ fn network_and_scsi() {
 }
 
 #[test]
+fn vnc_over_tls_with_sound_and_usb() {
+    insta::assert_snapshot!(text(json!({
+        "vnc_bind_address": "::1", "vnc_tls": true, "vnc_x509_path": "/etc/vnc,1", "vnc_x509_verify": true,
+        "vnc_password_file": "/etc/vnc-password", "soundhw": "hda,ac97",
+        "usb_devices": "keyboard,host:1.2,host:046d:c52b", "use_guest_agent": true, "use_chroot": true,
+        "security_model": "user", "security_domain": "nobody",
+    })));
+}
+
+#[test]
+fn spice_with_everything() {
+    insta::assert_snapshot!(text(json!({
+        "spice_bind": "0.0.0.0", "spice_ip_version": 4, "spice_use_tls": true, "spice_tls_ciphers": "HIGH",
+        "spice_password_file": "/etc/spice-password", "spice_image_compression": "auto_lz",
+        "spice_jpeg_wan_compression": "auto", "spice_zlib_glz_wan_compression": "always",
+        "spice_streaming_video": "filter", "spice_playback_compression": true, "spice_use_vdagent": true,
+        "soundhw": "es1370",
+    })));
+}
+
+#[test]
+fn spice_with_little() {
+    let plain = text(json!({"spice_bind": "127.0.0.1"}));
+    let line = plain.lines().find(|line| line.starts_with("-spice")).unwrap();
+    assert_eq!(
+        line,
+        "-spice addr=127.0.0.1,port=11005,disable-ticketing=on,playback-compression=off,agent-mouse=off"
+    );
+}
+
+#[test]
+fn what_shows_nothing_is_refused() {
+    let check = |changes: Value, expected: &str| {
+        let error = build(&instance(changes), Accel::Tcg).unwrap_err().to_string();
+        assert_eq!(error, expected);
+    };
+    check(
+        json!({"vnc_bind_address": "eth0"}),
+        "VNC: The vnc_bind_address parameter must be either a valid IP address, an interface name, or an absolute path",
+    );
+    check(
+        json!({"spice_bind": "eth0"}),
+        "SPICE: The spice_bind parameter must be either a valid IP address or interface name",
+    );
+    check(
+        json!({"spice_bind": "::1", "vnc_bind_address": "::1"}),
+        "Both SPICE and VNC are configured, but only one of them can be used at a given time",
+    );
+}
+
+#[test]
 fn acceleration_is_chosen() {
     let has = |accel| build(&instance(json!({})), accel).unwrap().join(" ");
     assert!(has(Accel::Kvm).contains("-accel kvm "));
@@ -141,11 +193,10 @@ fn what_is_missing_is_refused_by_name() {
         assert!(matches!(error, NodeError::Unsupported(_)), "{error}");
         assert!(error.to_string().contains(part), "{error}");
     };
-    check(json!({"spice_bind": "127.0.0.1"}), "SPICE");
-    check(json!({"use_chroot": true}), "chroot");
-    check(json!({"security_model": "user"}), "security_model");
+    check(json!({"security_model": "pool"}), "security_model");
+    check(json!({"soundhw": "ac97,pcspk"}), "soundhw: 'pcspk'");
+    check(json!({"usb_devices": "disk:/x"}), "usb_devices: 'disk:/x'");
     check(json!({"disk_type": "mtd"}), "disk_type 'mtd'");
-    check(json!({"vnc_bind_address": "eth0"}), "interfaces");
     check(json!({"nic_type": "x"}), "nic_type 'x'");
 }
 

@@ -1,17 +1,24 @@
 //! The `kvm` hypervisor: QEMU, one process per running instance, which outlives this program.
 
+mod addresses;
 pub(crate) mod command_line;
 mod devices;
+mod display;
 mod driver;
 mod hotplug;
 mod nics;
 mod places;
 mod qmp;
 pub(crate) mod runtime;
+pub(crate) mod screen;
+mod strays;
 mod trial;
+mod validate;
 
 use std::collections::HashMap;
 use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,7 +32,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use self::command_line::{Accel, Files};
-use self::driver::{Ending, Guest, Home};
+use self::driver::{Ending, Found, Guest, Home};
 pub(crate) use self::places::KvmPlaces;
 use self::places::{make_private_dir, socket_dir};
 use self::qmp::Qmp;
@@ -33,11 +40,13 @@ use self::runtime::{ProcessId, Runtime};
 use self::trial::Trial;
 use super::Backend;
 use crate::cell::StateCell;
+use crate::cgroup::{Groups, Hierarchy, Limits};
 use crate::console::Hub;
 use crate::network::{self, Network};
 use crate::process::Process;
 use crate::spec::{DiskSpec, InstanceSpec};
 use crate::state::{InstanceRun, RunState};
+use crate::stray::Stray;
 use crate::{Console, Device, Hotplug, NodeError, Result, host};
 
 /// How long QEMU may take until it has made itself a daemon.
@@ -49,6 +58,15 @@ pub(crate) struct Kvm {
     home: Home,
     guests: Mutex<HashMap<String, Arc<Guest>>>,
     trial: Trial,
+    strays: Mutex<Strays>,
+}
+
+/// What belongs to nothing.
+#[derive(Default)]
+struct Strays {
+    /// Seen at the last look; `None` before the first.
+    suspects: Option<Vec<Stray>>,
+    found: Vec<Stray>,
 }
 
 /// QEMU as it is found on this machine.
@@ -83,9 +101,14 @@ impl Kvm {
         let runtime_dir = runtime_dir(&places.data_dir);
         Runtime::remove_unfinished(&runtime_dir);
         let trial = Trial::new(&places.data_dir, places.os_search_path.clone());
-        let home = Home { state, runtime_dir, network };
-        let kvm = Self { places, sockets, home, guests: Mutex::new(HashMap::new()), trial };
+        let family = groups_family(&places.data_dir);
+        let groups = Arc::new(Groups::new(Hierarchy::here(), family, places.limit_instances));
+        let home = Home { state, runtime_dir, network, groups };
+        let guests = Mutex::default();
+        let strays = Mutex::default();
+        let kvm = Self { places, sockets, home, guests, trial, strays };
         kvm.adopt_all().await;
+        kvm.verify();
         kvm.trial.begin();
         Ok(kvm)
     }
@@ -134,6 +157,43 @@ impl Kvm {
         })
     }
 
+    /// Compares what is on the machine with what runs here. What belongs to nothing is told once, and kept. What is just being
+    /// started or stopped looks like that for a moment, so it must be seen twice; at the first look nothing is.
+    pub(crate) fn verify(&self) {
+        let groups = self.home.groups.all();
+        let picture = strays::look(&self.sockets, &self.home.runtime_dir, groups);
+        let mut known = strays::Known::default();
+        for guest in self.guests().values() {
+            known.uuids.insert(guest.runtime().spec.uuid.to_string());
+            known.pids.insert(guest.pid());
+        }
+        let noted = Runtime::load_all(&self.home.runtime_dir).into_iter();
+        let told = noted.filter(|runtime| runtime.guest_shutdown);
+        known.uuids.extend(told.map(|runtime| runtime.spec.uuid.to_string()));
+        let seen = strays::judge(&picture, &known, &self.sockets);
+        let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+        let Strays { suspects, found } = &mut *strays;
+        let before = suspects.replace(seen.clone()).unwrap_or_else(|| seen.clone());
+        let now: Vec<Stray> = seen.into_iter().filter(|stray| before.contains(stray)).collect();
+        for stray in now.iter().filter(|stray| !found.contains(stray)) {
+            tracing::warn!("found: {}", stray.text);
+        }
+        *found = now;
+    }
+
+    /// What belonged to nothing when it was looked last.
+    pub(crate) fn strays(&self) -> Vec<Stray> {
+        self.strays.lock().unwrap_or_else(PoisonError::into_inner).found.clone()
+    }
+
+    /// A picture of the instance's screen, as PNG.
+    pub(crate) async fn screenshot(&self, spec: &InstanceSpec) -> Result<Vec<u8>> {
+        let guest = self.running(&spec.name)?;
+        let runtime = guest.runtime();
+        let run = async |command, arguments| guest.qmp(command, arguments).await;
+        screen::take(&runtime.spec, &runtime.files(), run).await
+    }
+
     /// Ganeti's `kvm_flag` decides when it is set; otherwise `/dev/kvm` is used once it has proved itself.
     fn accel(&self, spec: &InstanceSpec) -> Accel {
         match spec.hv("kvm_flag") {
@@ -157,15 +217,20 @@ impl Kvm {
         let name = &spec.name;
         let run_dir = self.sockets.join(spec.uuid.as_str());
         let log_dir = self.places.data_dir.join("log").join("console");
-        let files =
-            Files { run: run_dir.clone(), console_log: log_dir.join(format!("{name}.log")) };
+        let files = Files {
+            run: run_dir.clone(),
+            console_log: log_dir.join(format!("{name}.log")),
+            data_dir: self.places.data_dir.clone(),
+        };
         let program = self.program(spec)?;
-        let argv = command_line::command_line(&program, spec, self.accel(spec), &files, disks)?;
+        let placed = addresses::resolved(spec)?;
+        let argv = command_line::command_line(&program, &placed, self.accel(spec), &files, disks)?;
         let io = |what: &str, error: std::io::Error| {
             failed(format!("Failed to start instance {name}: {what}: {error}"))
         };
         make_private_dir(&run_dir).map_err(|error| io("can't make its run directory", error))?;
         make_private_dir(&log_dir).map_err(|error| io("can't make its log directory", error))?;
+        confine(spec, &files).map_err(|error| io("can't make its root directory", error))?;
         for path in files.leftovers() {
             if hub.is_none() || path != files.console() {
                 // Nothing runs, so whatever is there is stale.
@@ -178,10 +243,12 @@ impl Kvm {
             argv,
             run_dir,
             console_log: files.console_log.clone(),
+            data_dir: files.data_dir.clone(),
             process: None,
             paused,
             memory_mib: spec.be("maxmem"),
             guest_shutdown: false,
+            stopping: false,
         };
         let save = |runtime: &Runtime| {
             let saved = runtime.save(&self.home.runtime_dir);
@@ -197,8 +264,7 @@ impl Kvm {
         let guest = match saved {
             Ok(guest) => guest,
             Err(error) => {
-                abandon(&runtime);
-                self.home.network.down_all(spec).await;
+                abandon(&runtime, &self.home).await;
                 Runtime::forget(&self.home.runtime_dir, spec.uuid.as_str());
                 self.home.state.drop_instance(name);
                 return Err(error);
@@ -233,16 +299,26 @@ impl Kvm {
         let hub = hub.map_err(|error| wrong(format!("its serial console: {error}")))?;
         let paused = runtime.paused;
         let qmp_failed = |error: qmp::QmpError| wrong(error.to_string());
+        let limits = Limits { memory_mib: spec.be("maxmem"), vcpus: spec.be("vcpus") };
+        let held = self.home.groups.hold(spec.uuid.as_str(), limits, process.pid);
+        held.map_err(|error| wrong(format!("its control group: {error}")))?;
         pin(&spec, process.pid, &monitor.0).await?;
-        if let Some(password) = vnc_password(&spec)? {
-            let arguments = json!({"protocol": "vnc", "password": password});
+        for (protocol, password) in passwords(&spec)? {
+            let arguments = json!({"protocol": protocol, "password": password});
             monitor.0.run("set_password", arguments).await.map_err(qmp_failed)?;
+        }
+        let memory_mib = startup_memory(&spec, host::memory().free_mib);
+        if memory_mib < spec.be("maxmem") {
+            let arguments = json!({"value": memory_mib << 20});
+            monitor.0.run("balloon", arguments).await.map_err(qmp_failed)?;
+            runtime.memory_mib = memory_mib;
         }
         if !paused {
             monitor.0.run("cont", json!({})).await.map_err(qmp_failed)?;
         }
         let home = self.home.clone();
-        Guest::watch(home, runtime.clone(), process, Some(monitor), hub, paused)
+        let found = if paused { Found::Paused } else { Found::Running };
+        Guest::watch(home, runtime.clone(), process, Some(monitor), hub, found)
             .map_err(|error| wrong(error.to_string()))
     }
 
@@ -346,7 +422,10 @@ impl Backend for Kvm {
         how: RebootType,
         timeout: Duration,
     ) -> Result<()> {
-        let guest = self.running(&spec.name)?;
+        let guest = self.guest(&spec.name).ok_or_else(|| {
+            // Ganeti's words (3.0, `backend.py` InstanceReboot).
+            failed(format!("Cannot reboot instance {} that is not running", spec.name))
+        })?;
         // Ganeti: a soft reboot starts the instance as it was, the others as it is now (3.0, `hv_kvm` RebootInstance).
         let (again, disks) = match how {
             RebootType::Soft => {
@@ -429,16 +508,18 @@ impl Backend for Kvm {
             let host = self.places.node_name.clone();
             return Console::Ssh { host, port: None, user: "root".into(), command };
         }
+        // Where addresses can't be told, the name of the interface is what there is to say.
+        let placed = addresses::resolved(spec).unwrap_or_else(|_| spec.clone());
         let bind = spec.hv("vnc_bind_address");
-        match (command_line::vnc_address(spec), spec.network_port) {
-            (Some(address), Some(port)) => {
-                // Ganeti: bound to every address, it is reached by the node's name (3.0, `hv_kvm`).
-                let host = match address.is_unspecified() {
-                    true => self.places.node_name.clone(),
-                    false => address.to_string(),
-                };
-                Console::Vnc { host, port }
-            }
+        // Bound to every address, it is reached by the node's name.
+        let host = |address: IpAddr| match address.is_unspecified() {
+            true => self.places.node_name.clone(),
+            false => address.to_string(),
+        };
+        let spice = placed.hv("spice_bind").parse::<IpAddr>().ok();
+        match (display::vnc_address(&placed), spice, spec.network_port) {
+            (Some(address), _, Some(port)) => Console::Vnc { host: host(address), port },
+            (_, Some(address), Some(port)) => Console::Spice { host: host(address), port },
             _ if !bind.is_empty() => {
                 let socket = Path::new(bind).join(format!("{}.vnc", spec.name));
                 Console::Message(format!("VNC server on the socket {}", socket.display()))
@@ -448,28 +529,11 @@ impl Backend for Kvm {
     }
 
     async fn validate(&self, hvparams: &Dict) -> Result<()> {
-        // Ganeti's words for files that are not there (3.0, `hv_base` ValidateParameters).
-        const FILES: &[(&str, &str)] = &[
-            ("kernel_path", "not found or not a file"),
-            ("initrd_path", "not found or not a file"),
-            ("floppy_image_path", "not found or not a file"),
-            ("cdrom_image_path", "not found or not a file or URL"),
-            ("cdrom2_image_path", "not found or not a file or URL"),
-            ("vnc_password_file", "not found or not a file"),
-        ];
-        for (name, what) in FILES {
-            let path = hvparams.get(*name).and_then(Value::as_str).unwrap_or("");
-            if !path.is_empty() && !path.contains("://") && !Path::new(path).is_file() {
-                return Err(failed(format!(
-                    "Parameter '{name}' fails validation: {what} (current value: '{path}')"
-                )));
-            }
-        }
-        if let Some(mask) = hvparams.get("cpu_mask").and_then(Value::as_str) {
-            command_line::parse_cpu_mask(mask)?;
-        }
-        let extra = hvparams.get("kvm_extra").and_then(Value::as_str).unwrap_or("");
-        command_line::split_words(extra).map(drop)
+        validate::validate(hvparams, find_qemu().as_deref()).await
+    }
+
+    async fn screenshot(&self, spec: &InstanceSpec) -> Result<Vec<u8>> {
+        self.screenshot(spec).await
     }
 }
 
@@ -484,9 +548,11 @@ async fn adopt(home: Home, runtime: Runtime) -> Result<Option<Guest>> {
             let _ = fs::remove_file(path);
         }
         // Empty now, or there is something unknown in it.
+        let _ = fs::remove_dir(files.chroot());
         let _ = fs::remove_dir(&files.run);
         home.network.down_all(&runtime.spec).await;
-        if runtime.guest_shutdown {
+        home.groups.release(uuid.as_str()).await;
+        if runtime.guest_shutdown && !runtime.stopping {
             let vcpus = runtime.spec.be("vcpus");
             let state = RunState::Shutdown;
             let run = InstanceRun { state, memory_mib: 0, vcpus, cpu_seconds: 0.0 };
@@ -497,7 +563,7 @@ async fn adopt(home: Home, runtime: Runtime) -> Result<Option<Guest>> {
         return Ok(None);
     };
     let mut runtime = runtime;
-    runtime.process = Some(process);
+    let news = runtime.process.replace(process) != Some(process);
     let mut monitor = Qmp::connect(&files.qmp()).await;
     if monitor.is_err() {
         monitor = Qmp::connect(&files.qmp_debug()).await;
@@ -512,14 +578,15 @@ async fn adopt(home: Home, runtime: Runtime) -> Result<Option<Guest>> {
     let status = status.get("status").and_then(Value::as_str).unwrap_or("running");
     if status == "prelaunch" && !runtime.paused {
         // Its start was cut off: whoever asked for it has been told that it failed.
-        abandon(&runtime);
-        home.network.down_all(&runtime.spec).await;
+        abandon(&runtime, &home).await;
         Runtime::forget(&home.runtime_dir, uuid.as_str());
         return Ok(None);
     }
+    let cards = runtime.spec.nics.len();
     if let Ok((qmp, _)) = &monitor {
         nics::settle(&home.network, &mut runtime, qmp).await;
     }
+    let news = news || runtime.spec.nics.len() != cards;
     let hub = match connect_console(&runtime.spec, &files, None, true).await {
         Ok(hub) => hub,
         Err(error) => {
@@ -527,25 +594,41 @@ async fn adopt(home: Home, runtime: Runtime) -> Result<Option<Guest>> {
             None
         }
     };
-    let paused = status == "paused" || status == "prelaunch";
-    if let Err(error) = runtime.save(&home.runtime_dir) {
+    let found = match status {
+        "shutdown" => Found::Halted,
+        "paused" | "prelaunch" => Found::Paused,
+        _ => Found::Running,
+    };
+    if news && let Err(error) = runtime.save(&home.runtime_dir) {
         tracing::warn!(instance.name = %name, %error, "can't write a runtime file");
     }
-    let guest = Guest::watch(home, runtime, process, monitor.ok(), hub, paused);
-    guest.map(Some).map_err(|error| failed(error.to_string()))
+    let guest = Guest::watch(home, runtime, process, monitor.ok(), hub, found);
+    let guest = guest.map_err(|error| failed(error.to_string()))?;
+    if found == Found::Halted {
+        // Until it is gone, and it is told what it was, nobody is to read anything else.
+        guest.wait_ended(START_LIMIT).await;
+        return Ok(None);
+    }
+    Ok(Some(guest))
 }
 
 /// Kills a QEMU that nobody will know, and what it left.
-fn abandon(runtime: &Runtime) {
+async fn abandon(runtime: &Runtime, home: &Home) {
     let pid = runtime.living().and_then(|ProcessId { pid, .. }| i32::try_from(pid).ok());
     if let Some(pid) = pid.and_then(Pid::from_raw) {
         // It may just have gone.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
-    for path in runtime.files().leftovers() {
+    let files = runtime.files();
+    for path in files.leftovers() {
         // Whatever was made.
         let _ = fs::remove_file(path);
     }
+    // Empty now; if not, something unknown is in it and stays.
+    let _ = fs::remove_dir(files.chroot());
+    let _ = fs::remove_dir(&files.run);
+    home.network.down_all(&runtime.spec).await;
+    home.groups.release(runtime.spec.uuid.as_str()).await;
 }
 
 /// Connects the serial console to its owner; makes one when there is none yet.
@@ -567,14 +650,51 @@ async fn connect_console(
     Ok(Some(hub))
 }
 
-fn vnc_password(spec: &InstanceSpec) -> Result<Option<String>> {
-    let path = spec.hv("vnc_password_file");
-    if path.is_empty() || spec.hv("vnc_bind_address").is_empty() {
-        return Ok(None);
+/// The passwords of the instance's viewers, by protocol.
+fn passwords(spec: &InstanceSpec) -> Result<Vec<(&'static str, String)>> {
+    let mut found = Vec::new();
+    for (protocol, name) in [("VNC", "vnc"), ("SPICE", "spice")] {
+        let path = spec.hv(&format!("{name}_password_file"));
+        let bound = ["bind_address", "bind"]
+            .iter()
+            .any(|end| !spec.hv(&format!("{name}_{end}")).is_empty());
+        if path.is_empty() || !bound {
+            continue;
+        }
+        let text = fs::read_to_string(path).map_err(|error| {
+            failed(format!("Failed to open {protocol} password file {path}: {error}"))
+        })?;
+        found.push((name, text.trim_end_matches('\n').to_owned()));
     }
-    let text = fs::read_to_string(path)
-        .map_err(|error| failed(format!("Failed to open VNC password file {path}: {error}")))?;
-    Ok(Some(text.trim_end_matches('\n').to_owned()))
+    Ok(found)
+}
+
+/// The memory that an instance begins with: as much as there is, between its bounds (Ganeti 3.0, `_InstanceStartupMemory`).
+fn startup_memory(spec: &InstanceSpec, free_mib: u64) -> u64 {
+    spec.be("maxmem").min(free_mib).max(spec.be("minmem"))
+}
+
+/// Makes the empty directory that a confined QEMU sees, its own where it runs as another user.
+fn confine(spec: &InstanceSpec, files: &Files) -> std::io::Result<()> {
+    if !spec.hv_flag("use_chroot") {
+        return Ok(());
+    }
+    make_private_dir(&files.chroot())?;
+    match spec.hv("security_model") {
+        "user" => {
+            let name = spec.hv("security_domain");
+            let Some((user, group)) = host::user(name) else {
+                return Err(std::io::Error::other(format!("there is no user {name}")));
+            };
+            chown(files.chroot(), Some(user), Some(group))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The name of the control groups of all instances of a server: the same for the same data directory.
+fn groups_family(data_dir: &Path) -> String {
+    format!("rapid-{:016x}", places::fnv1a(data_dir.as_os_str().as_encoded_bytes()))
 }
 
 /// Binds a new QEMU's threads to processors, as `cpu_mask` says.
@@ -613,6 +733,17 @@ async fn pin(spec: &InstanceSpec, pid: u32, qmp: &Qmp) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// The machine version by the name that means the same in later QEMUs too, where the instance would get one by a name that does
+/// not.
+pub(crate) async fn lasting_machine(hvparams: &Dict) -> Dict {
+    let wanted = hvparams.get("machine_version").and_then(Value::as_str).unwrap_or("");
+    let wanted = if wanted.is_empty() { "pc" } else { wanted };
+    let Some(program) = find_qemu() else { return Dict::new() };
+    let machines = validate::machines(&program).await.unwrap_or_default();
+    let lasting = machines.lasting(wanted).map(|name| ("machine_version".to_owned(), json!(name)));
+    lasting.into_iter().collect()
 }
 
 /// QEMU's version, as it says itself.

@@ -20,6 +20,8 @@ pub(crate) struct KvmPlaces {
     pub(crate) run_dir: PathBuf,
     /// This program, for the command that clients are told to run.
     pub(crate) rapid_binary: PathBuf,
+    /// Whether instances are held within their memory and processors by control groups.
+    pub(crate) limit_instances: bool,
     /// Where a kernel to try `/dev/kvm` with may be found.
     pub(crate) os_search_path: Vec<PathBuf>,
 }
@@ -54,7 +56,7 @@ pub(crate) fn socket_dir(places: &KvmPlaces) -> Result<PathBuf> {
 }
 
 /// A short number for a path; it must be the same in every version of this program.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
@@ -77,6 +79,7 @@ mod tests {
             data_dir: dir.to_owned(),
             run_dir: dir.join("run"),
             rapid_binary: "/usr/bin/rapid".into(),
+            limit_instances: false,
             os_search_path: vec![],
         }
     }

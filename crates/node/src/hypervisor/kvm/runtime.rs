@@ -27,6 +27,8 @@ pub(crate) struct Runtime {
     /// Where its sockets are.
     pub(crate) run_dir: PathBuf,
     pub(crate) console_log: PathBuf,
+    #[serde(default)]
+    pub(crate) data_dir: PathBuf,
     /// Known once QEMU has started.
     pub(crate) process: Option<ProcessId>,
     /// Whether it was started to wait.
@@ -35,6 +37,9 @@ pub(crate) struct Runtime {
     pub(crate) memory_mib: u64,
     /// The guest powered itself off, and this is still to be told.
     pub(crate) guest_shutdown: bool,
+    /// It was asked to stop: that it ends is no news.
+    #[serde(default)]
+    pub(crate) stopping: bool,
 }
 
 /// Names a process for ever: numbers are used again, but not with the same start time.
@@ -53,7 +58,11 @@ impl ProcessId {
 
 impl Runtime {
     pub(crate) fn files(&self) -> Files {
-        Files { run: self.run_dir.clone(), console_log: self.console_log.clone() }
+        Files {
+            run: self.run_dir.clone(),
+            console_log: self.console_log.clone(),
+            data_dir: self.data_dir.clone(),
+        }
     }
 
     /// Notes a disk that was plugged in at a place.

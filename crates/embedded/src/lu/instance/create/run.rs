@@ -6,7 +6,7 @@ use model::config::{Config, Disk, Instance, Meta};
 use model::error::{GanetiError, Result};
 use model::name::Uuid;
 use model::opcode::InstanceCreate;
-use model::param::{AdminState, AdminStateSource, DiskTemplate, Hypervisor};
+use model::param::{AdminState, AdminStateSource, Dict, DiskTemplate, Hypervisor};
 use model::params;
 use node::{InstanceSpec, OsParams};
 use serde_json::Value;
@@ -55,6 +55,7 @@ pub(super) async fn add(op: &InstanceCreate, cx: &Cx, plan: &Plan) -> Result<Arc
     } else {
         make_disks(cx, plan, &uuid, &made).await?;
     }
+    let lasting = lasting(cx, plan).await;
     cx.log(&format!("adding instance {} to cluster config", plan.name));
     cx.log("adding disks to cluster config");
     cx.commit(|draft| {
@@ -66,6 +67,7 @@ pub(super) async fn add(op: &InstanceCreate, cx: &Cx, plan: &Plan) -> Result<Arc
         // Ganeti: each disk that is added counts as a change (3.0, `AddInstanceDisk`).
         instance.meta.serial_no += made.len() as u64;
         instance.forthcoming = op.forthcoming;
+        instance.hvparams.extend(lasting);
         instance.disks = made.iter().map(|disk| disk.meta.uuid.clone()).collect();
         for disk in &made {
             draft.put_disk(disk.clone(), None);
@@ -85,6 +87,15 @@ pub(super) async fn add(op: &InstanceCreate, cx: &Cx, plan: &Plan) -> Result<Arc
     })
     .await?;
     crate::lu::instance::again(cx, &uuid)
+}
+
+/// What the instance is to keep of the machine that it would get now, whatever the node's programs become.
+async fn lasting(cx: &Cx, plan: &Plan) -> Dict {
+    match cx.node(&plan.primary).await {
+        Ok(node) => node.lasting_hvparams(plan.hypervisor, &plan.hv_full).await,
+        // It gets what there is at its first start.
+        Err(_) => Dict::new(),
+    }
 }
 
 /// Makes the disks on all nodes that hold them; what was made is removed again when one fails.
