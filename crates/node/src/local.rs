@@ -18,7 +18,7 @@ use crate::exports::{self, Exports};
 use crate::hypervisor::Backend;
 use crate::hypervisor::fake::Fake;
 use crate::hypervisor::kvm::{self, Kvm, KvmPlaces};
-use crate::network::{self, Network};
+use crate::network;
 use crate::os::{self, scripts::Scripts};
 use crate::spec::{DiskSpec, InstanceSpec};
 use crate::state::NodeState;
@@ -142,8 +142,7 @@ impl LocalNode {
             limit_instances: options.limit_instances,
             os_search_path: options.os_search_path.clone(),
         };
-        let network = Network::new(&options.network_script_dirs);
-        let kvm = Arc::new(Kvm::open(places, state.clone(), network).await?);
+        let kvm = Arc::new(Kvm::open(places, state.clone(), &options.network_script_dirs).await?);
         let fake = Fake::open(&options.data_dir, state.clone());
         let exports = Exports { dir: options.export_dir.clone() };
         let (watched, cell, disks) = (kvm.clone(), state.clone(), storage.clone());

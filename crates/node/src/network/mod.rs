@@ -42,11 +42,24 @@ const IFUP_OS: &str = "kvm-ifup-os";
 pub(crate) struct Network {
     /// Where scripts of the administrator's are looked for, in order.
     script_dirs: Arc<[PathBuf]>,
+    /// What is said at the devices of this server's.
+    family: Arc<str>,
 }
 
 impl Network {
-    pub(crate) fn new(script_dirs: &[PathBuf]) -> Self {
-        Self { script_dirs: script_dirs.into() }
+    pub(crate) fn new(script_dirs: &[PathBuf], family: &str) -> Self {
+        Self { script_dirs: script_dirs.into(), family: family.into() }
+    }
+
+    /// The tap devices of this server's that are there, and what is said at each.
+    pub(crate) fn taps(&self) -> Vec<(String, String)> {
+        let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+        let ours = |entry: fs::DirEntry| {
+            let alias = fs::read_to_string(entry.path().join("ifalias")).ok()?;
+            let said = alias.trim().strip_prefix(&*self.family)?.strip_prefix(": ")?;
+            Some((entry.file_name().into_string().ok()?, said.to_owned()))
+        };
+        entries.filter_map(ours).collect()
     }
 
     fn script(&self, name: &str) -> Option<PathBuf> {
@@ -74,7 +87,7 @@ impl Network {
         nic: &NicSpec,
         tap: &str,
     ) -> std::result::Result<(), String> {
-        for step in plan::create(spec, index, tap) {
+        for step in plan::create(spec, index, tap, &self.family) {
             run(&step).await?;
         }
         let scripts =

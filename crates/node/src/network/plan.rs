@@ -94,8 +94,8 @@ pub(crate) fn features(spec: &InstanceSpec) -> Features {
     Features { vnet_hdr: flag("vnet_hdr"), vhost, queues: if vhost { queues.max(1) } else { 1 } }
 }
 
-/// Makes a tap device, for a user of its own if QEMU runs as one, and says at it whose it is.
-pub(crate) fn create(spec: &InstanceSpec, index: usize, tap: &str) -> Vec<Step> {
+/// Makes a tap device, for a user of its own if QEMU runs as one, and says at it whose it is: `family` names the server.
+pub(crate) fn create(spec: &InstanceSpec, index: usize, tap: &str, family: &str) -> Vec<Step> {
     let features = features(spec);
     let mut words = vec!["ip", "tuntap", "add", "dev", tap, "mode", "tap"];
     if features.vnet_hdr {
@@ -108,7 +108,7 @@ pub(crate) fn create(spec: &InstanceSpec, index: usize, tap: &str) -> Vec<Step> 
         words.extend(["user", spec.hv("security_domain")]);
     }
     let owner: String = spec.name.chars().take(OWNER_MAX).collect();
-    let alias = format!("nic {index} of instance {owner}");
+    let alias = format!("{family}: nic {index} of instance {owner}");
     vec![Step::run(&words), Step::run(&["ip", "link", "set", "dev", tap, "alias", &alias])]
 }
 

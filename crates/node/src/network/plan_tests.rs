@@ -45,9 +45,9 @@ fn what_a_tap_device_can_follows_from_the_parameters() {
     let check = |changes: Value, expected: &str| {
         let mut spec = instance("bridged", "br0");
         spec.hvparams.extend(changes.as_object().unwrap().clone());
-        let alias = "ip link set dev tap1 alias nic 2 of instance web.example.com";
+        let alias = "ip link set dev tap1 alias rapid-1: nic 2 of instance web.example.com";
         let expected = format!("ip tuntap add dev tap1 mode tap{expected}\n{alias}");
-        assert_eq!(text(&create(&spec, 2, "tap1")), expected);
+        assert_eq!(text(&create(&spec, 2, "tap1", "rapid-1")), expected);
     };
     check(json!({}), "");
     check(json!({"vnet_hdr": true}), " vnet_hdr");

@@ -6,7 +6,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use node::{Device, Hotplug, InstanceSpec, LocalNode, LocalOptions, Node, OsParams, RunState};
+use node::{
+    Device, Hotplug, InstanceSpec, LocalNode, LocalOptions, Node, OsParams, RunState, StrayKind,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -181,6 +183,7 @@ async fn guests_reach_each_other_and_spoof_nothing() {
     let link = ip(&["-o", "link", "show", "dev", &tap(1)]);
     assert!(link.contains(" mtu 1400 ") && link.contains(" master br0 "), "{link}");
     assert!(link.contains("fe:00:00:00:00:01"), "{link}");
+    assert!(link.contains(": nic 0 of instance held.example.com"), "{link}");
     held_console.wait("GUEST-UP held.example.com address=192.0.2.11/24").await;
     free_console.wait("GUEST-UP free.example.com address=192.0.2.12/24").await;
     held_console.wait("# ").await;
@@ -247,7 +250,17 @@ async fn guests_reach_each_other_and_spoof_nothing() {
         }
     };
     tokio::time::timeout(STEP, gone).await.unwrap();
+    // One that nobody knows is told of, and left alone; what looks otherwise is somebody else's.
+    let alias = link.split("alias ").nth(1).unwrap().trim();
+    for (name, alias) in [("gntstray", alias), ("gntother", "nic 0 of instance x")] {
+        ip(&["tuntap", "add", "dev", name, "mode", "tap"]);
+        ip(&["link", "set", "dev", name, "alias", alias]);
+    }
     let node = LocalNode::open(options.clone()).await.unwrap();
+    let strays = node.strays();
+    let strays: Vec<(StrayKind, &str)> =
+        strays.iter().map(|stray| (stray.kind, stray.name.as_str())).collect();
+    assert_eq!(strays, [(StrayKind::Device, "gntstray")]);
     assert_eq!(taps(), [""; 0]);
 
     // A start that fails leaves nothing either.

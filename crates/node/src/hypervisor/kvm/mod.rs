@@ -95,13 +95,14 @@ impl Kvm {
     pub(crate) async fn open(
         places: KvmPlaces,
         state: Arc<StateCell>,
-        network: Network,
+        network_script_dirs: &[PathBuf],
     ) -> Result<Self> {
         let sockets = socket_dir(&places)?;
         let runtime_dir = runtime_dir(&places.data_dir);
         Runtime::remove_unfinished(&runtime_dir);
         let trial = Trial::new(&places.data_dir, places.os_search_path.clone());
-        let family = groups_family(&places.data_dir);
+        let family = family(&places.data_dir);
+        let network = Network::new(network_script_dirs, &family);
         let groups = Arc::new(Groups::new(Hierarchy::here(), family, places.limit_instances));
         let home = Home { state, runtime_dir, network, groups };
         let guests = Mutex::default();
@@ -161,10 +162,13 @@ impl Kvm {
     /// started or stopped looks like that for a moment, so it must be seen twice; at the first look nothing is.
     pub(crate) fn verify(&self) {
         let groups = self.home.groups.all();
-        let picture = strays::look(&self.sockets, &self.home.runtime_dir, groups);
+        let taps = self.home.network.taps();
+        let picture = strays::look(&self.sockets, &self.home.runtime_dir, groups, taps);
         let mut known = strays::Known::default();
         for guest in self.guests().values() {
-            known.uuids.insert(guest.runtime().spec.uuid.to_string());
+            let spec = guest.runtime().spec;
+            known.uuids.insert(spec.uuid.to_string());
+            known.taps.extend(spec.nics.iter().filter_map(network::tap_name));
             known.pids.insert(guest.pid());
         }
         let noted = Runtime::load_all(&self.home.runtime_dir).into_iter();
@@ -692,8 +696,8 @@ fn confine(spec: &InstanceSpec, files: &Files) -> std::io::Result<()> {
     }
 }
 
-/// The name of the control groups of all instances of a server: the same for the same data directory.
-fn groups_family(data_dir: &Path) -> String {
+/// The name of the control groups and network devices of all instances of a server: the same for the same data directory.
+fn family(data_dir: &Path) -> String {
     format!("rapid-{:016x}", places::fnv1a(data_dir.as_os_str().as_encoded_bytes()))
 }
 

@@ -1,5 +1,5 @@
-//! What looks like this server's and belongs to no instance that runs here: processes, runtime directories, notes, control groups.
-//! It is found and told, once a minute; nothing is touched.
+//! What looks like this server's and belongs to no instance that runs here: processes, runtime directories, notes, control groups,
+//! tap devices. It is found and told, once a minute; nothing is touched.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,6 +19,8 @@ pub(crate) struct Picture {
     pub(crate) notes: Vec<String>,
     /// Control groups: their directories, and the UUIDs of their instances.
     pub(crate) groups: Vec<(PathBuf, String)>,
+    /// Tap devices, and what each was made for.
+    pub(crate) taps: Vec<(String, String)>,
 }
 
 /// What this server knows.
@@ -27,6 +29,7 @@ pub(crate) struct Known {
     /// UUIDs of instances that run, and of those that ended by themselves and are still told of.
     pub(crate) uuids: BTreeSet<String>,
     pub(crate) pids: BTreeSet<u32>,
+    pub(crate) taps: BTreeSet<String>,
 }
 
 /// The value behind an option of a command line.
@@ -49,6 +52,10 @@ pub(crate) fn judge(picture: &Picture, known: &Known, sockets: &Path) -> Vec<Str
         let text = format!("process {pid} runs instance {name}, and is not known here");
         found.push(Stray { kind: StrayKind::Process, name: name.to_owned(), text });
     }
+    for (tap, said) in picture.taps.iter().filter(|(tap, _)| !known.taps.contains(tap)) {
+        let text = format!("network device {tap}, made for {said}, belongs to no running instance");
+        found.push(Stray { kind: StrayKind::Device, name: tap.clone(), text });
+    }
     let mut add = |kind, uuid: &String, text: String| {
         if !known.uuids.contains(uuid) {
             found.push(Stray { kind, name: uuid.clone(), text });
@@ -70,7 +77,12 @@ pub(crate) fn judge(picture: &Picture, known: &Known, sockets: &Path) -> Vec<Str
 }
 
 /// Looks.
-pub(crate) fn look(sockets: &Path, runtime_dir: &Path, groups: Vec<(PathBuf, String)>) -> Picture {
+pub(crate) fn look(
+    sockets: &Path,
+    runtime_dir: &Path,
+    groups: Vec<(PathBuf, String)>,
+    taps: Vec<(String, String)>,
+) -> Picture {
     let names = |dir: &Path| -> Vec<String> {
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
@@ -86,6 +98,7 @@ pub(crate) fn look(sockets: &Path, runtime_dir: &Path, groups: Vec<(PathBuf, Str
             .map(str::to_owned)
             .collect(),
         groups,
+        taps,
     }
 }
 
@@ -111,8 +124,15 @@ mod tests {
             run_dirs: vec!["a".into(), "b".into()],
             notes: vec!["a".into(), "c".into()],
             groups: vec![("/sys/g/a".into(), "a".into()), ("/sys/g/d".into(), "d".into())],
+            taps: [("tapa", "nic 0 of instance a"), ("tapd", "nic 1 of instance d")]
+                .map(|(tap, said)| (tap.to_owned(), said.to_owned()))
+                .into(),
         };
-        let known = Known { uuids: ["a".to_owned()].into(), pids: [1].into() };
+        let known = Known {
+            uuids: ["a".to_owned()].into(),
+            pids: [1].into(),
+            taps: ["tapa".to_owned()].into(),
+        };
         let texts: Vec<String> =
             judge(&picture, &known, sockets).into_iter().map(|stray| stray.text).collect();
         assert_eq!(
@@ -122,6 +142,7 @@ mod tests {
                 "/run/r/b belongs to no running instance",
                 "the note on instance c is of none that runs",
                 "control group /sys/g/d belongs to no running instance",
+                "network device tapd, made for nic 1 of instance d, belongs to no running instance",
             ]
         );
         assert_eq!(judge(&Picture::default(), &known, sockets), []);
