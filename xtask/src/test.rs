@@ -22,7 +22,7 @@ const MUTATE_SECONDS: &str = "60";
 /// Run everything, or the named parts alone.
 #[derive(Args)]
 pub(crate) struct Test {
-    /// check, differential, guest, life, crash, daemon, input, node, deb, tools, client; all of them by default.
+    /// check, differential, guest, disks, life, crash, daemon, input, node, deb, tools, client; all of them by default.
     names: Vec<String>,
     /// What the parts need is built and installed already.
     #[arg(long, hide = true)]
@@ -47,6 +47,8 @@ const PARTS: &[Part] = &[
     Part { name: "network", packages: NODE, run: system::network::run },
     // What becomes of a real guest that nobody stopped; its screen, memory and limits.
     Part { name: "life", packages: QEMU, run: system::life::run },
+    // Disks of real instances, through the API.
+    Part { name: "disks", packages: QEMU, run: system::disks::run },
     // At least 200 seeded kills under load.
     Part { name: "crash", packages: &[], run: system::crash::run },
     // Our program in the place of ganeti-rapi.
@@ -78,6 +80,7 @@ const NODE: &[&str] = &[
     "xz-utils",
     "iproute2",
     "nftables",
+    "lvm2",
     "openvswitch-switch",
 ];
 

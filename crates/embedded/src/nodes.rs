@@ -12,6 +12,7 @@ use node::local::{LocalNode, LocalOptions};
 use node::{Node, NodeState};
 
 use crate::engine::Options;
+use crate::lu::shared_checks::storage_type_of;
 
 /// The nodes that can be asked. Filled when the engine starts; a cluster keeps its nodes.
 #[derive(Default)]
@@ -94,6 +95,8 @@ fn local_options(config: &Config, data_dir: &Path, name: &str) -> LocalOptions {
     paths(&cluster.iallocator_search_path, &mut options.iallocator_search_path);
     options.file_storage_dir = data_dir.join(&cluster.file_storage_dir);
     options.shared_file_storage_dir = data_dir.join(&cluster.shared_file_storage_dir);
+    let types = cluster.enabled_disk_templates.iter().map(|one| storage_type_of(*one));
+    options.storage_types = types.collect();
     options.hypervisors = cluster.enabled_hypervisors.clone();
     options
 }

@@ -23,9 +23,11 @@ use tokio::time::Instant;
 
 use crate::exports::{Exports, dump_name};
 use crate::os::{self, Definition, scripts::Scripts, split_name};
+use crate::storage::providers;
 use crate::{
-    Console, Device, DiskSpec, DiskStatus, Feedback, HookPhase, HookResult, Hotplug, InstanceRun,
-    InstanceSpec, Node, NodeError, NodeState, OsInfo, OsParams, Result, RunState, StorageRow,
+    Console, Device, DiskSpec, DiskStatus, ExtProviderInfo, Feedback, HookPhase, HookResult,
+    Hotplug, InstanceRun, InstanceSpec, Node, NodeError, NodeState, OsInfo, OsParams, Result,
+    RunState, StorageRow,
 };
 use crate::{hooks, iallocator};
 use world::{NodeCell, Side, SideData, device_path, drbd_minor, is_shared, volume_key};
@@ -85,6 +87,7 @@ pub enum Verb {
     StorageList,
     StorageModify,
     StorageRepair,
+    ExtProviders,
     RunHooks,
     Powercycle,
     RunIallocator,
@@ -1005,6 +1008,11 @@ impl Node for FakeNode {
 
     async fn storage_repair(&self, _kind: StorageType, _name: &str) -> Result<()> {
         self.enter(Verb::StorageRepair, None).await
+    }
+
+    async fn ext_providers(&self) -> Result<Vec<ExtProviderInfo>> {
+        self.enter(Verb::ExtProviders, None).await?;
+        Ok(providers(&self.world.setup().ext_search_path))
     }
 
     async fn run_hooks(

@@ -80,6 +80,19 @@ pub struct OsInfo {
     pub trusted: bool,
 }
 
+/// A provider of external storage as one node has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExtProviderInfo {
+    pub name: String,
+    /// The directory.
+    pub path: String,
+    /// Whether it is usable; `diagnose` says why not.
+    pub valid: bool,
+    pub diagnose: String,
+    /// Name and description of each parameter.
+    pub parameters: Vec<(String, String)>,
+}
+
 /// What happened to one hook script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HookStatus {
@@ -172,6 +185,15 @@ pub struct StorageRow {
     pub allocatable: bool,
 }
 
+/// A logical volume, as far as it lies on one device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VolumeRow {
+    pub group: String,
+    pub name: String,
+    pub size_mib: u64,
+    pub device: String,
+}
+
 /// A node, as the master sees it.
 #[async_trait]
 pub trait Node: Send + Sync + 'static {
@@ -232,6 +254,10 @@ pub trait Node: Send + Sync + 'static {
     ) -> Result<()>;
     /// Gives a disk another logical id (rename of a file or volume).
     async fn rename_disk(&self, from: &DiskSpec, to: &DiskSpec) -> Result<()>;
+    /// Notes at a disk whose it is, where there is a place for that.
+    async fn set_disk_owner(&self, _instance: &InstanceSpec, _disk: &DiskSpec) -> Result<()> {
+        Ok(())
+    }
     async fn disk_status(&self, disk: &DiskSpec) -> Result<Option<DiskStatus>>;
     /// The size of what a disk is now, in MiB.
     async fn disk_size(&self, disk: &DiskSpec) -> Result<Option<u64>>;
@@ -288,9 +314,9 @@ pub trait Node: Send + Sync + 'static {
         device: &Device,
         index: usize,
     ) -> Result<()>;
-    /// Whether devices of the instance as it runs can be changed.
     /// Which of these bridges the node lacks; `named` are those that the cluster's own settings name.
     async fn missing_bridges(&self, wanted: &[String], named: &[String]) -> Result<Vec<String>>;
+    /// Whether devices of the instance as it runs can be changed.
     async fn can_hotplug(&self, instance: &InstanceSpec) -> Result<()>;
     fn console(&self, instance: &InstanceSpec) -> Console;
     /// A picture of what the instance shows, as PNG.
@@ -365,6 +391,14 @@ pub trait Node: Send + Sync + 'static {
     async fn storage_list(&self, kind: StorageType, names: &[String]) -> Result<Vec<StorageRow>>;
     async fn storage_modify(&self, kind: StorageType, name: &str, changes: &Dict) -> Result<()>;
     async fn storage_repair(&self, kind: StorageType, name: &str) -> Result<()>;
+    /// The logical volumes that LVM finds; `None` where there is no LVM to ask.
+    async fn volumes(&self) -> Result<Option<Vec<VolumeRow>>> {
+        Ok(None)
+    }
+    /// The providers of external storage that it has.
+    async fn ext_providers(&self) -> Result<Vec<ExtProviderInfo>> {
+        Ok(Vec::new())
+    }
     /// Runs the hook scripts of a path and phase with this environment (without the `GANETI_` prefix added).
     async fn run_hooks(
         &self,

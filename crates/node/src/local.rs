@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use model::param::{Dict, Hypervisor, RebootType, StorageType};
+use model::param::{Dict, DiskTemplate, Hypervisor, RebootType, StorageType};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -22,16 +22,16 @@ use crate::network;
 use crate::os::{self, scripts::Scripts};
 use crate::spec::{DiskSpec, InstanceSpec};
 use crate::state::NodeState;
-use crate::storage::{self, Storage};
+use crate::storage::{self, Storage, StorageOptions};
 use crate::{
-    Console, Device, DiskStatus, Feedback, HookPhase, HookResult, Hotplug, Node, NodeError, OsInfo,
-    OsParams, Result, StorageRow, Stray, hooks, host, iallocator,
+    Console, Device, DiskStatus, ExtProviderInfo, Feedback, HookPhase, HookResult, Hotplug, Node,
+    NodeError, OsInfo, OsParams, Result, StorageRow, Stray, VolumeRow, hooks, host, iallocator,
 };
 
 /// How often memory, free space and processor times are looked at.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 
-/// How often what runs is compared with what is known.
+/// How often what runs is compared with what is known, and LVM is asked for its space.
 const VERIFY_EVERY: Duration = Duration::from_secs(60);
 
 /// Where a local node keeps its things.
@@ -44,7 +44,11 @@ pub struct LocalOptions {
     pub run_dir: PathBuf,
     pub file_storage_dir: PathBuf,
     pub shared_file_storage_dir: PathBuf,
+    /// Where the cluster's disks lie, the default first.
+    pub storage_types: Vec<StorageType>,
     pub os_search_path: Vec<PathBuf>,
+    /// Where providers of external storage are looked for.
+    pub ext_search_path: Vec<PathBuf>,
     pub iallocator_search_path: Vec<PathBuf>,
     pub hooks_dir: PathBuf,
     /// Where the scripts are that connect NICs in place of this program.
@@ -71,6 +75,14 @@ impl LocalOptions {
             "/usr/share/ganeti/os",
         ];
         os_search_path.extend(ganeti.map(PathBuf::from));
+        let mut ext_search_path = vec![below("extstorage")];
+        let ganeti = [
+            "/srv/ganeti/extstorage",
+            "/usr/local/lib/ganeti/extstorage",
+            "/usr/lib/ganeti/extstorage",
+            "/usr/share/ganeti/extstorage",
+        ];
+        ext_search_path.extend(ganeti.map(PathBuf::from));
         let mut iallocator_search_path = vec![below("iallocators")];
         let ganeti = ["/usr/local/lib/ganeti/iallocators", "/usr/lib/ganeti/iallocators"];
         iallocator_search_path.extend(ganeti.map(PathBuf::from));
@@ -79,7 +91,9 @@ impl LocalOptions {
             run_dir: below("run"),
             file_storage_dir: below("file-storage"),
             shared_file_storage_dir: below("shared-file-storage"),
+            storage_types: vec![StorageType::File, StorageType::Sharedfile],
             os_search_path,
+            ext_search_path,
             iallocator_search_path,
             hooks_dir: below("hooks"),
             network_script_dirs: vec![below("network"), "/etc/ganeti".into()],
@@ -101,7 +115,7 @@ impl LocalOptions {
 pub struct LocalNode {
     options: LocalOptions,
     state: Arc<StateCell>,
-    storage: Storage,
+    storage: Arc<Storage>,
     kvm: Arc<Kvm>,
     fake: Fake,
     exports: Exports,
@@ -129,10 +143,14 @@ impl LocalNode {
         fs::create_dir_all(&options.data_dir).map_err(|error| {
             failed(format!("can't make the data directory {}: {error}", options.data_dir.display()))
         })?;
-        let storage = Storage {
+        let storage = Storage::new(StorageOptions {
             file_dir: options.file_storage_dir.clone(),
             shared_file_dir: options.shared_file_storage_dir.clone(),
-        };
+            types: options.storage_types.clone(),
+            ext_search_path: options.ext_search_path.clone(),
+            log_dir: options.data_dir.join("log").join("extstorage"),
+        });
+        storage.measure().await;
         let state = Arc::new(StateCell::new(first_state(&storage)));
         let places = KvmPlaces {
             node_name: options.name.clone(),
@@ -155,6 +173,7 @@ impl LocalNode {
                 if verified.elapsed() >= VERIFY_EVERY {
                     verified = Instant::now();
                     watched.verify();
+                    disks.measure().await;
                 }
                 tokio::time::sleep(SAMPLE_EVERY).await;
             }
@@ -188,15 +207,13 @@ impl LocalNode {
         }
     }
 
-    fn disk_paths(&self, instance: &InstanceSpec) -> Result<Vec<PathBuf>> {
-        instance.disks.iter().map(|disk| self.storage.path(disk)).collect()
-    }
-
-    fn keep(&self, disk: &DiskSpec) -> PathBuf {
-        match disk.dev_type {
-            model::param::DiskTemplate::Sharedfile => self.storage.shared_file_dir.clone(),
-            _ => self.storage.file_dir.clone(),
+    /// The files or devices of an instance's disks, in order.
+    async fn disk_paths(&self, instance: &InstanceSpec) -> Result<Vec<PathBuf>> {
+        let mut paths = Vec::with_capacity(instance.disks.len());
+        for disk in &instance.disks {
+            paths.push(self.storage.path(disk).await?);
         }
+        Ok(paths)
     }
 
     /// The definition of an instance's operating system.
@@ -268,14 +285,14 @@ impl Node for LocalNode {
         kvm.into_iter().chain([Hypervisor::Fake]).collect()
     }
 
-    async fn create_disk(&self, _instance: &InstanceSpec, disk: &DiskSpec) -> Result<()> {
-        storage::create(self.storage.path(disk)?, disk.size_mib).await?;
+    async fn create_disk(&self, instance: &InstanceSpec, disk: &DiskSpec) -> Result<()> {
+        self.storage.create(disk, &instance.name).await?;
         self.refresh();
         Ok(())
     }
 
     async fn remove_disk(&self, _instance: &InstanceSpec, disk: &DiskSpec) -> Result<()> {
-        storage::remove(self.storage.path(disk)?, self.keep(disk)).await?;
+        self.storage.remove(disk).await?;
         self.refresh();
         Ok(())
     }
@@ -286,16 +303,12 @@ impl Node for LocalNode {
         disk: &DiskSpec,
         _primary: bool,
     ) -> Result<Option<String>> {
-        let path = self.storage.path(disk)?;
-        match storage::size_mib(&path)? {
-            Some(_) => Ok(Some(path.display().to_string())),
-            None => Err(failed(format!("{}: No such file", path.display()))),
-        }
+        let path = self.storage.assemble(disk).await?;
+        Ok(Some(path.display().to_string()))
     }
 
     async fn shutdown_disk(&self, _instance: &InstanceSpec, disk: &DiskSpec) -> Result<()> {
-        // A file is never up.
-        self.storage.path(disk).map(drop)
+        self.storage.shutdown(disk).await
     }
 
     async fn grow_disk(
@@ -305,17 +318,14 @@ impl Node for LocalNode {
         amount_mib: u64,
         dry_run: bool,
     ) -> Result<()> {
-        let path = self.storage.path(disk)?;
-        let Some(size_mib) = storage::size_mib(&path)? else {
-            return Err(failed(format!("{}: No such file", path.display())));
-        };
-        if dry_run {
-            return Ok(());
+        let is_there = self.storage.find(disk).await?.is_some();
+        if !is_there {
+            return Err(failed(format!("Cannot find block device {}", disk.iv_name)));
         }
-        // A running guest is told, and QEMU makes the file longer itself.
-        let bytes = (size_mib + amount_mib) << 20;
-        if !self.kvm.grow_disk(&instance.name, disk, bytes).await? {
-            storage::grow(path, amount_mib).await?;
+        self.storage.grow(disk, amount_mib, dry_run).await?;
+        if !dry_run && let Some(bytes) = self.storage.size_bytes(disk).await? {
+            // A running guest is told.
+            self.kvm.grow_disk(&instance.name, disk, bytes).await?;
         }
         self.refresh();
         Ok(())
@@ -328,7 +338,14 @@ impl Node for LocalNode {
         offset_mib: u64,
         size_mib: u64,
     ) -> Result<()> {
-        storage::wipe(self.storage.path(disk)?, offset_mib, size_mib).await
+        let Some(path) = self.storage.find(disk).await? else {
+            return Err(failed(format!("Cannot wipe device {}: device not found", disk.iv_name)));
+        };
+        let size = self.storage.size_bytes(disk).await?.unwrap_or_default() >> 20;
+        if offset_mib + size_mib > size {
+            return Err(failed("Wipe offset and size are bigger than device size"));
+        }
+        storage::wipe(path, offset_mib, size_mib).await
     }
 
     async fn copy_disk(
@@ -337,29 +354,37 @@ impl Node for LocalNode {
         from: &DiskSpec,
         to: &DiskSpec,
     ) -> Result<()> {
-        storage::copy(self.storage.source(from)?, self.storage.path(to)?).await
+        let missing = |way: &str, disk: &DiskSpec| {
+            failed(format!("Cannot copy {way} device '{}': device not found", disk.uuid))
+        };
+        let source = self.storage.source(from).await?;
+        let source = source.ok_or_else(|| missing("from", from))?;
+        let target = self.storage.find(to).await?.ok_or_else(|| missing("to", to))?;
+        if to.dev_type == DiskTemplate::Blockdev {
+            // Ganeti 3.0, `storage/bdev.py` PersistentBlockDevice.Import.
+            return Err(failed(
+                "Importing data is not supported for the PersistentBlockDevice template",
+            ));
+        }
+        // An image, which is no disk of its own, is copied whole or not at all.
+        let limit = (from.uuid != to.uuid).then_some(from.size_mib << 20);
+        storage::copy(source, target, limit).await
     }
 
     async fn rename_disk(&self, from: &DiskSpec, to: &DiskSpec) -> Result<()> {
-        storage::rename(self.storage.path(from)?, self.storage.path(to)?, self.keep(from)).await
+        self.storage.rename(from, to).await
+    }
+
+    async fn set_disk_owner(&self, instance: &InstanceSpec, disk: &DiskSpec) -> Result<()> {
+        self.storage.set_owner(disk, &instance.name).await
     }
 
     async fn disk_status(&self, disk: &DiskSpec) -> Result<Option<DiskStatus>> {
-        let path = self.storage.path(disk)?;
-        let there = storage::size_mib(&path)?.is_some();
-        Ok(there.then(|| DiskStatus {
-            dev_path: Some(path.display().to_string()),
-            major: None,
-            minor: None,
-            sync_percent: None,
-            estimated_time: None,
-            is_degraded: false,
-            ldisk_status: 1,
-        }))
+        self.storage.status(disk).await
     }
 
     async fn disk_size(&self, disk: &DiskSpec) -> Result<Option<u64>> {
-        storage::size_mib(&self.storage.path(disk)?)
+        Ok(self.storage.size_bytes(disk).await?.map(|bytes| bytes >> 20))
     }
 
     async fn connect_disk(&self, _disk: &DiskSpec, _multi_primary: bool) -> Result<()> {
@@ -371,7 +396,7 @@ impl Node for LocalNode {
     }
 
     async fn start_instance(&self, instance: &InstanceSpec, paused: bool) -> Result<()> {
-        let disks = self.disk_paths(instance)?;
+        let disks = self.disk_paths(instance).await?;
         self.backend(instance.hypervisor)?.start(instance, &disks, paused).await?;
         self.refresh();
         Ok(())
@@ -395,7 +420,7 @@ impl Node for LocalNode {
         how: RebootType,
         timeout: Duration,
     ) -> Result<()> {
-        let disks = self.disk_paths(instance)?;
+        let disks = self.disk_paths(instance).await?;
         self.backend(instance.hypervisor)?.reboot(instance, &disks, how, timeout).await
     }
 
@@ -433,7 +458,7 @@ impl Node for LocalNode {
         index: usize,
     ) -> Result<()> {
         let path = match (device, action) {
-            (Device::Disk(disk), Hotplug::Add) => Some(self.storage.path(disk)?),
+            (Device::Disk(disk), Hotplug::Add) => Some(self.storage.path(disk).await?),
             _ => None,
         };
         let backend = self.backend(instance.hypervisor)?;
@@ -498,7 +523,7 @@ impl Node for LocalNode {
                 definition.name
             )));
         }
-        let (disks, log_dir) = (self.disk_paths(instance)?, self.os_log_dir());
+        let (disks, log_dir) = (self.disk_paths(instance).await?, self.os_log_dir());
         let scripts =
             Scripts { os: &definition, spec: instance, params, disks: &disks, log_dir: &log_dir };
         scripts.create(reinstall, out).await
@@ -512,7 +537,7 @@ impl Node for LocalNode {
         out: Feedback,
     ) -> Result<()> {
         let definition = self.definition(&instance.os)?;
-        let (disks, log_dir) = (self.disk_paths(instance)?, self.os_log_dir());
+        let (disks, log_dir) = (self.disk_paths(instance).await?, self.os_log_dir());
         let scripts =
             Scripts { os: &definition, spec: instance, params, disks: &disks, log_dir: &log_dir };
         scripts.rename(old_name, out).await
@@ -528,7 +553,7 @@ impl Node for LocalNode {
         out: Feedback,
     ) -> Result<()> {
         let definition = self.definition(&instance.os)?;
-        let (disks, log_dir) = (self.disk_paths(instance)?, self.os_log_dir());
+        let (disks, log_dir) = (self.disk_paths(instance).await?, self.os_log_dir());
         let scripts =
             Scripts { os: &definition, spec: instance, params, disks: &disks, log_dir: &log_dir };
         let dump = exports::dump_name(instance, index);
@@ -567,7 +592,7 @@ impl Node for LocalNode {
         out: Feedback,
     ) -> Result<()> {
         let definition = self.definition(&instance.os)?;
-        let (disks, log_dir) = (self.disk_paths(instance)?, self.os_log_dir());
+        let (disks, log_dir) = (self.disk_paths(instance).await?, self.os_log_dir());
         let scripts =
             Scripts { os: &definition, spec: instance, params, disks: &disks, log_dir: &log_dir };
         let file = self.exports.open_dump(source)?;
@@ -575,15 +600,24 @@ impl Node for LocalNode {
     }
 
     async fn storage_list(&self, kind: StorageType, names: &[String]) -> Result<Vec<StorageRow>> {
-        self.storage.rows(kind, names)
+        self.storage.rows(kind, names).await
     }
 
-    async fn storage_modify(&self, kind: StorageType, _name: &str, _changes: &Dict) -> Result<()> {
-        Err(later(&format!("changing storage units of type '{kind}'")))
+    async fn storage_modify(&self, kind: StorageType, name: &str, changes: &Dict) -> Result<()> {
+        let allocatable = changes.get("allocatable").and_then(Value::as_bool);
+        self.storage.modify(kind, name, allocatable).await
     }
 
-    async fn storage_repair(&self, kind: StorageType, _name: &str) -> Result<()> {
-        Err(later(&format!("repairing storage units of type '{kind}'")))
+    async fn storage_repair(&self, kind: StorageType, name: &str) -> Result<()> {
+        self.storage.repair(kind, name).await
+    }
+
+    async fn volumes(&self) -> Result<Option<Vec<VolumeRow>>> {
+        storage::volumes().await.map(Some)
+    }
+
+    async fn ext_providers(&self) -> Result<Vec<ExtProviderInfo>> {
+        Ok(self.storage.providers())
     }
 
     async fn run_hooks(

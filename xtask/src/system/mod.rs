@@ -5,6 +5,7 @@ pub(crate) mod crash;
 pub(crate) mod daemon;
 pub(crate) mod deb;
 pub(crate) mod differential;
+pub(crate) mod disks;
 pub(crate) mod guest;
 pub(crate) mod life;
 pub(crate) mod network;

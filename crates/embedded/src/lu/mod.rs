@@ -8,6 +8,7 @@ pub(crate) mod change_group;
 pub(crate) mod cluster;
 pub(crate) mod cx;
 pub(crate) mod expand;
+pub(crate) mod ext_storage_diagnose;
 pub(crate) mod group;
 pub(crate) mod instance;
 pub(crate) mod network;

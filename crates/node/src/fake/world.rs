@@ -62,6 +62,8 @@ pub struct WorldSetup {
     pub storage: Vec<(StorageType, String)>,
     /// Where operating system definitions are looked for.
     pub os_search_path: Vec<PathBuf>,
+    /// Where providers of external storage are looked for.
+    pub ext_search_path: Vec<PathBuf>,
     /// Where external instance allocators are looked for.
     pub iallocator_search_path: Vec<PathBuf>,
     /// Where the directories of hooks are; none means that there are no hooks.
@@ -76,6 +78,7 @@ impl Default for WorldSetup {
             sizes: FakeSizes::default(),
             storage: vec![(StorageType::LvmVg, "xenvg".into())],
             os_search_path: Vec::new(),
+            ext_search_path: Vec::new(),
             iallocator_search_path: Vec::new(),
             hooks_dir: None,
             sync_mib_per_second: None,

@@ -11,7 +11,7 @@ use model::params;
 use node::{DiskSpec, OsParams};
 use serde_json::{Value, json};
 
-use super::{again, checks, disks, find, hook_env, layout, naming, spec_of};
+use super::{again, checks, disks, find, hook_env, layout, naming, nodes_of, spec_of};
 use crate::lu::{Cx, Hooks, Level, Locks, LogicalUnit, expand};
 use crate::spec;
 
@@ -82,6 +82,7 @@ impl LogicalUnit for InstanceRename {
         }
         move_files(cx, &renamed, &moved).await?;
         disks::start(cx, uuid, None).await?;
+        note_owner(cx, &renamed).await;
         run_script(cx, &renamed, &instance.name).await;
         disks::shutdown(cx, uuid, None, false).await?;
         Ok(json!(renamed.name))
@@ -152,6 +153,24 @@ async fn move_files(cx: &Cx, instance: &Instance, moved: &[(DiskSpec, DiskSpec)]
 fn directory(disk: &DiskSpec) -> String {
     let path = disk.logical_id.get(1).and_then(Value::as_str).map(Path::new);
     path.and_then(Path::parent).map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Has the disks themselves say whose they are now; a failure is only told.
+async fn note_owner(cx: &Cx, instance: &Instance) {
+    let config = cx.config();
+    let told = spec_of(cx, instance);
+    for (at, disk) in told.disks.iter().enumerate() {
+        for uuid in nodes_of(&config, instance) {
+            let noted = match cx.node(&uuid).await {
+                Ok(node) => node.set_disk_owner(&told, disk).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = noted {
+                let name = config.node_name(&uuid);
+                cx.warn(&format!("Error setting info on node {name} for disk {at}: {error}"));
+            }
+        }
+    }
 }
 
 /// Runs the rename script of the instance's operating system; its failure is only told.
