@@ -22,7 +22,8 @@ const MUTATE_SECONDS: &str = "60";
 /// Run everything, or the named parts alone.
 #[derive(Args)]
 pub(crate) struct Test {
-    /// check, differential, guest, disks, life, crash, daemon, input, node, deb, tools, client; all of them by default.
+    /// check, differential, guest, network, disks, life, crash, daemon, input, node, deb, tools, client; all of them by
+    /// default.
     names: Vec<String>,
     /// What the parts need is built and installed already.
     #[arg(long, hide = true)]

@@ -1,5 +1,5 @@
 //! The watcher: once a minute it compares what runs with what should run, tells the difference, and submits the jobs that
-//! Ganeti's `ganeti-watcher` would. What it decides is in [`decide`], what it tells in [`findings`]; here it looks and acts.
+//! Ganeti's `ganeti-watcher` would. What it decides is in [`decide()`], what it tells in [`findings`]; here it looks and acts.
 //!
 //! While the watcher is paused, or the queue is closed, it only looks.
 

@@ -10,7 +10,7 @@ use model::engine::Engine;
 use model::name::JobId;
 use model::opcode::Op;
 use model::param::{DiskTemplate, Hypervisor};
-use node::{FakeNode, Fault, NodeError, Verb};
+use node::{FakeNode, Fault, Node, NodeError, Verb};
 use serde_json::{Value, json};
 
 use super::findings::Kind;
@@ -48,14 +48,18 @@ fn noop(dir: &Path) -> String {
 }
 
 impl Setup {
-    /// A cluster of one node with one instance that runs.
+    /// A cluster of one node with one instance that runs, without disks.
     async fn new() -> Self {
+        Self::with(DiskTemplate::Diskless, &json!([])).await
+    }
+
+    async fn with(template: DiskTemplate, disks: &Value) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let names = vec!["node1.example.com".to_owned()];
         let mut options = InitOptions::new("cluster.example.com", NodeKind::Simulated(names));
         options.user_shutdown = Some(true);
         options.os_search_path = vec![noop(dir.path())];
-        options.enabled_disk_templates = Some(vec![DiskTemplate::Diskless]);
+        options.enabled_disk_templates = Some(vec![template]);
         options.enabled_hypervisors = Some(vec![Hypervisor::Kvm]);
         options.hypervisor_parameters = vec!["kvm:kernel_path=,user_shutdown=true".into()];
         let config = new_cluster(&options, &Env::seeded(1, 1_700_000_000)).unwrap();
@@ -65,7 +69,7 @@ impl Setup {
         setup
             .done(json!({
                 "OP_ID": "OP_INSTANCE_CREATE", "instance_name": WEB, "mode": "create",
-                "disk_template": "diskless", "disks": [], "nics": [], "pnode": "node1.example.com",
+                "disk_template": template.as_str(), "disks": disks, "nics": [], "pnode": "node1.example.com",
                 "os_type": "noop+default", "start": true, "name_check": false, "ip_check": false, "ignore_ipolicy": true,
                 "beparams": {"minmem": 128, "maxmem": 128},
             }))
@@ -190,4 +194,27 @@ async fn a_pause_and_a_closed_queue_hold_it_back() {
     setup.engine.set_drain_flag(false).await.unwrap();
     setup.engine.watch().await.unwrap();
     assert_eq!(setup.last_job(), before + 1);
+}
+
+#[tokio::test]
+async fn volumes_that_are_down_are_brought_up() {
+    let setup = Setup::with(DiskTemplate::Plain, &json!([{"size": 1024}])).await;
+    let engine = &setup.engine;
+    let before = setup.last_job();
+    engine.watch().await.unwrap();
+    assert_eq!(setup.last_job(), before + 1, "they were looked at, and there was nothing to do");
+    let verified = engine.archive_job(JobId(before + 1)).await.unwrap();
+    assert!(!verified, "the look is archived already");
+    let config = engine.config();
+    let instance = config.instance_by_name(WEB).unwrap();
+    let told = crate::spec::instance(&config, Compat::V31, instance);
+    let node: &dyn Node = &*setup.node;
+    node.shutdown_disk(&told, &told.disks[0]).await.unwrap();
+    assert_eq!(node.disk_status(&told.disks[0]).await, Ok(None));
+    engine.watch().await.unwrap();
+    assert!(node.disk_status(&told.disks[0]).await.unwrap().is_some());
+    let expected = ("OP_INSTANCE_ACTIVATE_DISKS", "Activating disks for instance web.example.com");
+    let (id, source, reason) = setup.last();
+    assert_eq!((id.as_str(), reason.as_str()), expected);
+    assert_eq!(source, "gnt:watcher");
 }
