@@ -490,7 +490,7 @@ impl Node for LocalNode {
 
     async fn lasting_hvparams(&self, hypervisor: Hypervisor, hvparams: &Dict) -> Dict {
         if hypervisor == Hypervisor::Kvm {
-            kvm::lasting_machine(hvparams).await
+            kvm::validate::lasting_machine(hvparams).await
         } else {
             Dict::new()
         }

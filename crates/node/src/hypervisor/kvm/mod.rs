@@ -8,17 +8,17 @@ mod driver;
 mod hotplug;
 mod nics;
 mod places;
+mod prepare;
 mod qmp;
 pub(crate) mod runtime;
 pub(crate) mod screen;
 mod strays;
 mod trial;
-mod validate;
+pub(crate) mod validate;
 
 use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -26,7 +26,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use model::param::{Dict, RebootType};
 use rustix::process::Pid;
-use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
@@ -234,7 +233,8 @@ impl Kvm {
         };
         make_private_dir(&run_dir).map_err(|error| io("can't make its run directory", error))?;
         make_private_dir(&log_dir).map_err(|error| io("can't make its log directory", error))?;
-        confine(spec, &files).map_err(|error| io("can't make its root directory", error))?;
+        prepare::confine(spec, &files)
+            .map_err(|error| io("can't make its root directory", error))?;
         for path in files.leftovers() {
             if hub.is_none() || path != files.console() {
                 // Nothing runs, so whatever is there is stale.
@@ -306,12 +306,12 @@ impl Kvm {
         let limits = Limits { memory_mib: spec.be("maxmem"), vcpus: spec.be("vcpus") };
         let held = self.home.groups.hold(spec.uuid.as_str(), limits, process.pid);
         held.map_err(|error| wrong(format!("its control group: {error}")))?;
-        pin(&spec, process.pid, &monitor.0).await?;
-        for (protocol, password) in passwords(&spec)? {
+        prepare::pin(&spec, process.pid, &monitor.0).await?;
+        for (protocol, password) in prepare::passwords(&spec)? {
             let arguments = json!({"protocol": protocol, "password": password});
             monitor.0.run("set_password", arguments).await.map_err(qmp_failed)?;
         }
-        let memory_mib = startup_memory(&spec, host::memory().free_mib);
+        let memory_mib = prepare::startup_memory(&spec, host::memory().free_mib);
         if memory_mib < spec.be("maxmem") {
             let arguments = json!({"value": memory_mib << 20});
             monitor.0.run("balloon", arguments).await.map_err(qmp_failed)?;
@@ -654,100 +654,9 @@ async fn connect_console(
     Ok(Some(hub))
 }
 
-/// The passwords of the instance's viewers, by protocol.
-fn passwords(spec: &InstanceSpec) -> Result<Vec<(&'static str, String)>> {
-    let mut found = Vec::new();
-    for (protocol, name) in [("VNC", "vnc"), ("SPICE", "spice")] {
-        let path = spec.hv(&format!("{name}_password_file"));
-        let bound = ["bind_address", "bind"]
-            .iter()
-            .any(|end| !spec.hv(&format!("{name}_{end}")).is_empty());
-        if path.is_empty() || !bound {
-            continue;
-        }
-        let text = fs::read_to_string(path).map_err(|error| {
-            failed(format!("Failed to open {protocol} password file {path}: {error}"))
-        })?;
-        found.push((name, text.trim_end_matches('\n').to_owned()));
-    }
-    Ok(found)
-}
-
-/// The memory that an instance begins with: as much as there is, between its bounds (Ganeti 3.0, `_InstanceStartupMemory`).
-fn startup_memory(spec: &InstanceSpec, free_mib: u64) -> u64 {
-    spec.be("maxmem").min(free_mib).max(spec.be("minmem"))
-}
-
-/// Makes the empty directory that a confined QEMU sees, its own where it runs as another user.
-fn confine(spec: &InstanceSpec, files: &Files) -> std::io::Result<()> {
-    if !spec.hv_flag("use_chroot") {
-        return Ok(());
-    }
-    make_private_dir(&files.chroot())?;
-    match spec.hv("security_model") {
-        "user" => {
-            let name = spec.hv("security_domain");
-            let Some((user, group)) = host::user(name) else {
-                return Err(std::io::Error::other(format!("there is no user {name}")));
-            };
-            chown(files.chroot(), Some(user), Some(group))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// The name of the control groups and network devices of all instances of a server: the same for the same data directory.
 fn family(data_dir: &Path) -> String {
     format!("rapid-{:016x}", places::fnv1a(data_dir.as_os_str().as_encoded_bytes()))
-}
-
-/// Binds a new QEMU's threads to processors, as `cpu_mask` says.
-async fn pin(spec: &InstanceSpec, pid: u32, qmp: &Qmp) -> Result<()> {
-    let masks = command_line::parse_cpu_mask(spec.hv("cpu_mask"))?;
-    let set_of = |cpus: &[usize]| {
-        let mut set = CpuSet::new();
-        cpus.iter().for_each(|cpu| set.set(*cpu));
-        set
-    };
-    let bind = |thread: u64, set: &CpuSet| {
-        let thread = i32::try_from(thread).ok().and_then(Pid::from_raw);
-        sched_setaffinity(thread, set).map_err(|error| {
-            let mask = spec.hv("cpu_mask");
-            failed(format!("Failed to apply cpu_mask '{mask}': {error}"))
-        })
-    };
-    match masks.as_slice() {
-        [None] => Ok(()),
-        [Some(cpus)] => {
-            let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-            for task in tasks.filter_map(|task| task.file_name().to_str()?.parse().ok()) {
-                bind(task, &set_of(cpus))?;
-            }
-            Ok(())
-        }
-        each => {
-            let cpus = qmp.run("query-cpus-fast", json!({})).await;
-            let cpus = cpus.map_err(|error| failed(error.to_string()))?;
-            let threads = cpus.as_array().into_iter().flatten();
-            for (thread, mask) in threads.filter_map(|cpu| cpu["thread-id"].as_u64()).zip(each) {
-                if let Some(mask) = mask {
-                    bind(thread, &set_of(mask))?;
-                }
-            }
-            Ok(())
-        }
-    }
-}
-
-/// The machine version by the name that means the same in later QEMUs too, where the instance would get one by a name that does
-/// not.
-pub(crate) async fn lasting_machine(hvparams: &Dict) -> Dict {
-    let wanted = hvparams.get("machine_version").and_then(Value::as_str).unwrap_or("");
-    let wanted = if wanted.is_empty() { "pc" } else { wanted };
-    let Some(program) = find_qemu() else { return Dict::new() };
-    let machines = validate::machines(&program).await.unwrap_or_default();
-    let lasting = machines.lasting(wanted).map(|name| ("machine_version".to_owned(), json!(name)));
-    lasting.into_iter().collect()
 }
 
 /// QEMU's version, as it says itself.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use model::param::Dict;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::command_line;
 use crate::process::Process;
@@ -111,6 +111,17 @@ pub(crate) async fn machines(program: &Path) -> Result<Machines> {
     Ok(parse_machines(&said.stdout_text()))
 }
 
+/// The machine version by the name that means the same in later QEMUs too, where the instance would get one by a name that does
+/// not.
+pub(crate) async fn lasting_machine(hvparams: &Dict) -> Dict {
+    let wanted = hvparams.get("machine_version").and_then(Value::as_str).unwrap_or("");
+    let wanted = if wanted.is_empty() { "pc" } else { wanted };
+    let Some(program) = super::find_qemu() else { return Dict::new() };
+    let machines = machines(&program).await.unwrap_or_default();
+    let lasting = machines.lasting(wanted).map(|name| ("machine_version".to_owned(), json!(name)));
+    lasting.into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,7 +152,6 @@ pc-q35-7.2           Standard PC (Q35 + ICH9, 2009)
             let error = validate(&hvparams, None).await.err().map(|error| error.to_string());
             assert_eq!(error.as_deref().unwrap_or(""), expected, "{changes}");
         };
-        use serde_json::json;
         check(json!({"security_model": "user", "security_domain": "root"}), "").await;
         check(
             json!({"security_model": "user", "security_domain": "no:body"}),
