@@ -124,6 +124,9 @@ impl Place {
         let instance = client.call(Method::Get, &path, &[], None).await?;
         println!("{}", serde_json::to_string_pretty(&instance)?);
         ensure!(instance["status"] == "running", "{NAME} does not run");
+        if instance["disk.sizes"] == json!([128]) {
+            self.changes(&client, &mut viewer).await?;
+        }
         let (program, data_dir) = (short(&self.program), short(&self.data_dir));
         let State { address, password, pid } = &state;
         heading("It runs, and stays");
@@ -132,6 +135,51 @@ impl Place {
         println!("ask it       curl -k -u {USER}:{password} {address}/2/instances/{NAME}");
         println!("console      {program} console --data-dir {data_dir} {NAME}   (Ctrl-] leaves)");
         println!("stop it all  cargo xtask demo --stop");
+        Ok(())
+    }
+
+    /// What can be done while it runs. The guest itself says what it sees of it.
+    async fn changes(&self, client: &Client, viewer: &mut Viewer) -> Result<()> {
+        let path = format!("/2/instances/{NAME}");
+        let modify = format!("{path}/modify");
+        let sectors = "echo SECTORS $(cat /sys/block/vd?/size)";
+        heading(
+            "Its disk grows by 64 MiB while it runs, by POST /2/instances/demo.example.com/disk/0/grow",
+        );
+        let grow = json!({"amount": 64});
+        self.job(client, Method::Post, &format!("{path}/disk/0/grow"), &grow).await?;
+        viewer.line(sectors).await?;
+        viewer.wait("SECTORS 393216").await?;
+        heading("A second disk is plugged in, by PUT /2/instances/demo.example.com/modify");
+        let add = json!({"disks": [["add", -1, {"size": 32}]], "hotplug": true});
+        self.job(client, Method::Put, &modify, &add).await?;
+        viewer.line(sectors).await?;
+        viewer.wait("SECTORS 393216 65536").await?;
+        heading(
+            "A snapshot of it is exported while it runs, by PUT /2/instances/demo.example.com/export",
+        );
+        let node = first_node(client).await?;
+        let export = json!({"mode": "local", "destination": node, "shutdown": false});
+        self.job(client, Method::Put, &format!("{path}/export"), &export).await?;
+        let exports = self.data_dir.join("export").join(NAME);
+        for entry in fs::read_dir(&exports).with_context(|| exports.display().to_string())? {
+            let entry = entry?;
+            println!("  {:>9} bytes  {}", entry.metadata()?.len(), short(&entry.path()));
+        }
+        heading("The second disk is pulled out and removed");
+        let remove = json!({"disks": [["remove", 1, {}]], "hotplug": true});
+        self.job(client, Method::Put, &modify, &remove).await?;
+        viewer.line(sectors).await?;
+        viewer.wait("SECTORS 393216").await?;
+        Ok(())
+    }
+
+    /// Has a job done, and shows what it says.
+    async fn job(&self, client: &Client, method: Method, path: &str, body: &Value) -> Result<()> {
+        println!("{body}");
+        let job = client.submit(method, path, &[], Some(body)).await?;
+        succeed(client, job, |entry| println!("  {}", log_line(entry))).await?;
+        println!("job {job} succeeded");
         Ok(())
     }
 
