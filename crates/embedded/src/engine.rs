@@ -267,6 +267,9 @@ impl EmbeddedEngine {
         if every.is_zero() {
             return;
         }
+        if let Err(error) = self.compare(&self.config()) {
+            tracing::warn!(%error, "what is there can't be compared with what should be");
+        }
         let engine = Arc::downgrade(self);
         let task = tokio::spawn(async move {
             loop {

@@ -207,6 +207,11 @@ pub trait Node: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The files below the directories of file-based disks, where the node can list them.
+    fn disk_files(&self) -> Option<Vec<String>> {
+        None
+    }
+
     /// Counts the changes of [`Node::state`].
     fn changes(&self) -> watch::Receiver<u64>;
 

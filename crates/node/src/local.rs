@@ -231,6 +231,17 @@ impl LocalNode {
     }
 }
 
+/// The files of a directory of disks: in it, or in a directory for each instance.
+fn files_below(dir: &Path) -> Vec<String> {
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    let within = entries(dir).flat_map(|entry| {
+        let path = entry.path();
+        let below: Vec<PathBuf> = entries(&path).map(|entry| entry.path()).collect();
+        std::iter::once(path).chain(below)
+    });
+    within.filter(|path| path.is_file()).map(|path| path.display().to_string()).collect()
+}
+
 fn first_state(storage: &Storage) -> NodeState {
     let (memory, cpus) = (host::memory(), host::processors());
     NodeState {
@@ -475,6 +486,11 @@ impl Node for LocalNode {
 
     fn strays(&self) -> Vec<Stray> {
         self.kvm.strays()
+    }
+
+    fn disk_files(&self) -> Option<Vec<String>> {
+        let dirs = [&self.options.file_storage_dir, &self.options.shared_file_storage_dir];
+        Some(dirs.into_iter().flat_map(|dir| files_below(dir)).collect())
     }
 
     async fn screenshot(&self, instance: &InstanceSpec) -> Result<Vec<u8>> {

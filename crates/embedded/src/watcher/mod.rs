@@ -45,6 +45,8 @@ pub(crate) struct Watcher {
     pub(crate) cleanups: AtomicU64,
     pub(crate) given_up: AtomicU64,
     found: Mutex<BTreeSet<Finding>>,
+    /// All that was seen when it was looked last, confirmed or not.
+    seen: Mutex<Option<BTreeSet<Finding>>>,
 }
 
 impl Watcher {
@@ -84,11 +86,14 @@ impl EmbeddedEngine {
     }
 
     /// Tells what does not fit.
-    fn compare(&self, config: &Config) -> Result<()> {
-        let now = self.with_live(|live| {
+    pub(crate) fn compare(&self, config: &Config) -> Result<()> {
+        let seen = self.with_live(|live| {
             let status = |instance: &Instance| query::instance_status(live, instance);
             Ok(findings::look(config, &self.shared.nodes, status))
         })?;
+        let mut before = self.watcher.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = findings::confirmed(before.as_ref(), &seen);
+        *before = Some(seen);
         let mut found = self.watcher.found.lock().unwrap_or_else(PoisonError::into_inner);
         findings::tell(&found, &now);
         *found = now;
