@@ -154,6 +154,20 @@ impl Server {
         Ok(())
     }
 
+    /// Whether it ends by itself within a time.
+    pub(crate) async fn ended(&mut self, limit: Duration) -> Result<bool> {
+        let begun = Instant::now();
+        loop {
+            if self.child.try_wait()?.is_some() {
+                return Ok(true);
+            }
+            if begun.elapsed() > limit {
+                return Ok(false);
+            }
+            sleep(LOOK).await;
+        }
+    }
+
     /// Asks it to end, and waits for that.
     pub(crate) async fn stop(mut self) -> Result<()> {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).context("no pid")?;

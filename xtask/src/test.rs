@@ -22,8 +22,7 @@ const MUTATE_SECONDS: &str = "60";
 /// Run everything, or the named parts alone.
 #[derive(Args)]
 pub(crate) struct Test {
-    /// check, differential, guest, network, disks, life, crash, daemon, input, node, deb, tools, client; all of them by
-    /// default.
+    /// `check` and parts by their names; all of them by default. A name that is none lists them.
     names: Vec<String>,
     /// What the parts need is built and installed already.
     #[arg(long, hide = true)]
@@ -56,6 +55,8 @@ const PARTS: &[Part] = &[
     Part { name: "daemon", packages: ganeti::PACKAGES, run: system::daemon::run },
     // Bad input: requests, the users file, filters, opcodes.
     Part { name: "input", packages: &[], run: input },
+    // Every operation on an instance of this machine, killed wherever it touches the world.
+    Part { name: "killed", packages: QEMU, run: system::killed::run },
     // The node alone with a real guest.
     Part { name: "node", packages: NODE, run: node },
     // The Debian packages.
@@ -116,7 +117,8 @@ impl Test {
         let program = std::env::current_exe().context("this program is nowhere")?;
         let known = |name: &str| name == "check" || PARTS.iter().any(|part| part.name == name);
         if let Some(name) = self.names.iter().find(|name| !known(name)) {
-            bail!("there is no part '{name}'");
+            let names: Vec<&str> = PARTS.iter().map(|part| part.name).collect();
+            bail!("there is no part '{name}', but check, {}", names.join(", "));
         }
         let wanted = |name: &str| self.names.is_empty() || self.names.iter().any(|n| n == name);
         let parts: Vec<&Part> = PARTS.iter().filter(|part| wanted(part.name)).collect();

@@ -7,6 +7,7 @@ pub(crate) mod deb;
 pub(crate) mod differential;
 pub(crate) mod disks;
 pub(crate) mod guest;
+pub(crate) mod killed;
 pub(crate) mod life;
 pub(crate) mod network;
 pub(crate) mod tools;
