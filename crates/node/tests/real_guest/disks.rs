@@ -168,6 +168,39 @@ async fn disks_come_and_go_while_a_guest_runs() {
     assert_eq!(error, "Hotplug is not supported: Instance is probably down");
 }
 
+/// Disks of every type that Ganeti changes in a running instance; the guests never run.
+#[tokio::test]
+async fn each_type_is_plugged_in_or_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let _leftovers = Leftovers(root.path().to_owned());
+    let options = LocalOptions::new("here", root.path());
+    let node = LocalNode::open(options.clone()).await.unwrap();
+    let mut web = spec(&options, "web.example.com", "5b6c7d8e-0000-4000-8000-00000000d15e");
+    web.hvparams.insert("kernel_path".into(), json!(""));
+    node.create_disk(&web, &web.disks[0]).await.unwrap();
+    let path = options.file_storage_dir.join("web.example.com/disk1");
+    let data = disk(1, "file", json!(["loop", path]), json!({}));
+    node.create_disk(&web, &data).await.unwrap();
+    for (disk_type, controller) in
+        [("scsi-hd", "virtio-scsi-pci"), ("scsi", "lsi"), ("scsi-hd", "megasas"), ("ide", "lsi")]
+    {
+        web.hvparams.insert("disk_type".into(), json!(disk_type));
+        web.hvparams.insert("scsi_controller_type".into(), json!(controller));
+        web.hvparams.insert("disk_cache".into(), json!("writethrough"));
+        node.start_instance(&web, true).await.unwrap();
+        let added = plug(&node, &web, Hotplug::Add, &data, 1).await;
+        if disk_type == "ide" {
+            let text = "Error while executing backend function: Hotplug is not supported for device type ide";
+            assert_eq!(added.unwrap_err(), text);
+        } else {
+            added.unwrap_or_else(|error| panic!("{disk_type} on {controller}: {error}"));
+            let removed = plug(&node, &web, Hotplug::Remove, &data, 1).await;
+            removed.unwrap_or_else(|error| panic!("{disk_type} on {controller}: {error}"));
+        }
+        node.stop_instance(&web, Duration::ZERO, "test").await.unwrap();
+    }
+}
+
 /// A volume group of its own, until it is dropped.
 struct VolumeGroup(String, LoopDevice);
 
