@@ -96,6 +96,26 @@ impl Viewer {
         }
     }
 
+    /// Reads until a prompt has come, which no end of line follows.
+    pub(crate) async fn prompt(&mut self, text: &str) -> Result<()> {
+        let begun = Instant::now();
+        let mut chunk = [0; 4096];
+        loop {
+            if let Some(at) = self.seen.find(text) {
+                self.seen.drain(..at + text.len());
+                return Ok(());
+            }
+            let left = STEP.saturating_sub(begun.elapsed());
+            match timeout(left, self.stream.read(&mut chunk)).await {
+                Ok(Ok(count @ 1..)) => {
+                    self.seen.push_str(&String::from_utf8_lossy(&chunk[..count]));
+                }
+                Ok(_) => bail!("the console ended before {text:?} came: {}", self.seen),
+                Err(_) => bail!("{text:?} did not come in {STEP:?}: {}", self.seen),
+            }
+        }
+    }
+
     /// Types a line.
     pub(crate) async fn line(&mut self, text: &str) -> Result<()> {
         self.stream.write_all(format!("{text}\r").as_bytes()).await?;

@@ -22,8 +22,11 @@ const MUTATE_SECONDS: &str = "60";
 /// Run everything, or the named parts alone.
 #[derive(Args)]
 pub(crate) struct Test {
-    /// `check` and parts by their names; all of them by default. A name that is none lists them.
+    /// `check` and parts by their names; all of them by default, but those that take long. A name that is none lists them.
     names: Vec<String>,
+    /// Run the parts that take long, too.
+    #[arg(long)]
+    long: bool,
     /// What the parts need is built and installed already.
     #[arg(long, hide = true)]
     prepared: bool,
@@ -37,6 +40,12 @@ struct Part {
     run: fn() -> Result<()>,
 }
 
+/// Parts that are run by their names or with `--long` only.
+const LONG: &[Part] = &[
+    // A Debian that is installed by debootstrap and boots.
+    Part { name: "debian", packages: DEBIAN, run: system::debian::run },
+];
+
 /// In the order in which they are begun: long ones first.
 const PARTS: &[Part] = &[
     // The scenarios on a real cluster, through its own daemon and through ours, and on ours.
@@ -49,6 +58,8 @@ const PARTS: &[Part] = &[
     Part { name: "life", packages: QEMU, run: system::life::run },
     // Disks of real instances, through the API.
     Part { name: "disks", packages: QEMU, run: system::disks::run },
+    // Operating systems, exports and moves, with Ganeti's tool for moving.
+    Part { name: "backup", packages: BACKUP, run: system::backup::run },
     // At least 200 seeded kills under load.
     Part { name: "crash", packages: &[], run: system::crash::run },
     // Our program in the place of ganeti-rapi.
@@ -86,6 +97,11 @@ const NODE: &[&str] = &[
     "openvswitch-switch",
 ];
 
+/// And a tool of Ganeti's that moves instances between clusters.
+const BACKUP: &[&str] = &["qemu-system-x86", "e2fsprogs", "zstd", "xz-utils", "ganeti"];
+
+const DEBIAN: &[&str] = &["qemu-system-x86", "e2fsprogs", "zstd", "xz-utils", "debootstrap"];
+
 fn input() -> Result<()> {
     let mut test = cargo();
     test.args(["test", "--quiet", "--workspace", "changed_"]);
@@ -115,13 +131,16 @@ impl Test {
     pub(crate) fn run(&self) -> Result<()> {
         // Asked for before anything is built: building may put another file in the place of this program.
         let program = std::env::current_exe().context("this program is nowhere")?;
-        let known = |name: &str| name == "check" || PARTS.iter().any(|part| part.name == name);
+        let all = || PARTS.iter().chain(LONG);
+        let known = |name: &str| name == "check" || all().any(|part| part.name == name);
         if let Some(name) = self.names.iter().find(|name| !known(name)) {
-            let names: Vec<&str> = PARTS.iter().map(|part| part.name).collect();
+            let names: Vec<&str> = all().map(|part| part.name).collect();
             bail!("there is no part '{name}', but check, {}", names.join(", "));
         }
         let wanted = |name: &str| self.names.is_empty() || self.names.iter().any(|n| n == name);
-        let parts: Vec<&Part> = PARTS.iter().filter(|part| wanted(part.name)).collect();
+        let is_long = |part: &Part| LONG.iter().any(|long| long.name == part.name);
+        let unasked = |part: &Part| self.names.is_empty() && !self.long && is_long(part);
+        let parts: Vec<&Part> = all().filter(|part| wanted(part.name) && !unasked(part)).collect();
         if let (true, [part]) = (self.prepared, parts.as_slice()) {
             return (part.run)();
         }

@@ -15,7 +15,7 @@ pub(crate) mod pool;
 pub(crate) mod query;
 pub(crate) mod queue;
 pub(crate) mod readable;
-pub(crate) mod secret;
+pub mod secret;
 pub(crate) mod spec;
 pub mod ssconf;
 pub(crate) mod store;

@@ -8,8 +8,10 @@ use std::path::Path;
 
 use hmac::{Hmac, KeyInit, Mac};
 use model::error::{GanetiError, Result};
+use model::python;
+use node::Destination;
 use serde_json::{Value, json};
-use sha1::Sha1;
+use sha1::{Digest, Sha1};
 
 use crate::env::Env;
 
@@ -47,19 +49,43 @@ pub(crate) fn domain_secret(data_dir: &Path, env: &Env) -> Result<String> {
         Err(error) => return Err(failed(error)),
     }
     let secret = generate(env, 20);
-    // A temporary file under another name, then in place at once: a crash leaves no half of a secret.
-    let fresh = data_dir.join(format!("{FILE}.new"));
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&fresh)
-        .map_err(failed)?;
-    file.write_all(format!("{secret}\n").as_bytes()).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
-    fs::rename(&fresh, &path).map_err(failed)?;
+    put(data_dir, &secret).map_err(failed)?;
     Ok(secret)
+}
+
+/// Writes a secret to a file under another name, then puts it in place at once: a crash leaves no half of one.
+fn put(data_dir: &Path, secret: &str) -> std::io::Result<()> {
+    let fresh = data_dir.join(format!("{FILE}.new"));
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    file.write_all(format!("{secret}\n").as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&fresh, data_dir.join(FILE))
+}
+
+/// Why a cluster domain secret was not replaced.
+#[derive(Debug, thiserror::Error)]
+pub enum DomainSecretError {
+    #[error("the cluster domain secret has to be the one line of its file")]
+    Form,
+    #[error("cannot write the cluster domain secret")]
+    Write(#[source] std::io::Error),
+}
+
+/// Gives the cluster of a data directory another domain secret: the given one, or a new one. A server that runs uses it from
+/// then on.
+pub fn renew_domain_secret(data_dir: &Path, given: Option<&str>) -> Result<(), DomainSecretError> {
+    let secret = match given {
+        Some(text) => {
+            let mut lines = text.lines().map(str::trim_end);
+            match (lines.next(), lines.next()) {
+                (Some(line), None) if !line.is_empty() => line.to_owned(),
+                _ => return Err(DomainSecretError::Form),
+            }
+        }
+        None => generate(&Env::system(), 20),
+    };
+    put(data_dir, &secret).map_err(DomainSecretError::Write)
 }
 
 /// The HMAC-SHA1 of a salted text, in hexadecimal (Ganeti 3.0, `utils.Sha1Hmac`).
@@ -108,6 +134,56 @@ pub(crate) fn handshake_error(secret: &str, handshake: &[Value]) -> Option<Strin
     })
 }
 
+/// What a disk's dump begins with: both sides compute it, or are told it (Ganeti 3.0, `_GetInstDiskMagic`).
+pub(crate) fn magic(base: &str, instance: &str, at: usize) -> String {
+    let mut hash = Sha1::new();
+    for part in [&HANDSHAKE_VERSION.to_string(), base, instance, &at.to_string()] {
+        hash.update(part.as_bytes());
+    }
+    hex(&hash.finalize())
+}
+
+fn disk_text(at: usize, host: &str, port: &str, magic: &str) -> String {
+    format!("{at}:{host}:{port}:{magic}")
+}
+
+/// Where a disk is waited for, as the other cluster is told: `[host, port, magic, signature, salt]`.
+pub(crate) fn sign_disk(
+    secret: &str,
+    salt: &str,
+    at: usize,
+    (host, port, magic): (&str, u16, &str),
+) -> Value {
+    let digest = sign(secret, &disk_text(at, host, &port.to_string(), magic), salt);
+    json!([host, port, magic, digest, salt])
+}
+
+/// Where the other cluster waits for a disk, and the magic; the error is what Ganeti says (3.0, `CheckRemoteExportDiskInfo`).
+pub(crate) fn check_disk(
+    secret: &str,
+    at: usize,
+    told: &Value,
+) -> std::result::Result<(Destination, String), String> {
+    let Some([host, port, magic, digest, salt]) = told.as_array().map(Vec::as_slice) else {
+        let found = told.as_array().map_or(0, Vec::len);
+        let which = if found > 5 {
+            "too many values to unpack (expected 5)".to_owned()
+        } else {
+            format!("not enough values to unpack (expected 5, got {found})")
+        };
+        return Err(format!("Invalid data: {which}"));
+    };
+    if [host, port, magic].into_iter().any(|part| !python::truthy(part)) {
+        return Err("Missing destination host, port or magic".to_owned());
+    }
+    let [host, port, magic, digest, salt] = [host, port, magic, digest, salt].map(python::str);
+    if !verify(secret, &disk_text(at, &host, &port, &magic), &digest, &salt) {
+        return Err("HMAC is wrong".to_owned());
+    }
+    let port = port.parse().map_err(|_| format!("Invalid service name '{port}'"))?;
+    Ok((Destination { host, port }, magic))
+}
+
 /// A certificate with its signature before it.
 pub(crate) fn sign_certificate(secret: &str, pem: &str, salt: &str) -> String {
     format!("{SIGNATURE_HEADER}: {salt}/{}\n\n{pem}", sign(secret, pem, salt))
@@ -152,6 +228,39 @@ mod tests {
         assert_eq!(handshake_error("a", hands), None);
         let text = "Hash didn't match, clusters don't share the same domain secret";
         assert_eq!(handshake_error("b", hands).as_deref(), Some(text));
+    }
+
+    #[test]
+    fn disks_are_signed_by_their_place() {
+        // What Python's hashlib says of "0", the base, the name and the index.
+        let magic = magic("abc", "web.example.com", 1);
+        assert_eq!(magic, "c2b95512c0539f4d6a4f0f00b53571feee883de0");
+        let told = sign_disk("s", "salt", 1, ("192.0.2.1", 4000, &magic));
+        let destination = Destination { host: "192.0.2.1".to_owned(), port: 4000 };
+        assert_eq!(check_disk("s", 1, &told), Ok((destination, magic)));
+        let wrong = |told: &Value, at| check_disk("s", at, told).unwrap_err();
+        assert_eq!(wrong(&told, 0), "HMAC is wrong");
+        assert_eq!(
+            wrong(&json!(["h", 0, "m", "d", "s"]), 0),
+            "Missing destination host, port or magic"
+        );
+        let few = "Invalid data: not enough values to unpack (expected 5, got 1)";
+        assert_eq!(wrong(&json!(["h"]), 0), few);
+    }
+
+    #[test]
+    fn a_secret_is_one_line() {
+        let root = tempfile::tempdir().unwrap();
+        let env = Env::seeded(1, 0);
+        let first = domain_secret(root.path(), &env).unwrap();
+        renew_domain_secret(root.path(), Some("shared between us\n")).unwrap();
+        assert_eq!(domain_secret(root.path(), &env).unwrap(), "shared between us");
+        for bad in ["", "\n", "one\ntwo\n"] {
+            assert!(renew_domain_secret(root.path(), Some(bad)).is_err(), "{bad:?}");
+        }
+        renew_domain_secret(root.path(), None).unwrap();
+        let third = domain_secret(root.path(), &env).unwrap();
+        assert!(third != first && third.len() == 40, "{third}");
     }
 
     #[test]

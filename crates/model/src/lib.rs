@@ -13,3 +13,4 @@ pub mod params;
 pub mod python;
 pub mod query;
 pub mod units;
+pub mod x509;

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use crate::storage::is_straight;
-use crate::{InstanceSpec, NodeError, Result};
+use crate::{NodeError, Result};
 
 /// What describes an export.
 const CONFIG: &str = "config.ini";
@@ -17,18 +17,12 @@ pub(crate) struct Exports {
     pub(crate) dir: PathBuf,
 }
 
-/// The file of a disk's dump inside an export.
-pub(crate) fn dump_name(instance: &InstanceSpec, index: usize) -> String {
-    let disk = instance.disks.get(index);
-    disk.map_or_else(|| format!("disk{index}"), |disk| disk.uuid.to_string())
-}
-
 fn failed(path: &Path, error: &io::Error) -> NodeError {
     NodeError::Failed(format!("{}: {error}", path.display()))
 }
 
 /// A name is one part of a path.
-fn plain(name: &str) -> Result<&str> {
+pub(crate) fn plain(name: &str) -> Result<&str> {
     match Path::new(name).components().collect::<Vec<_>>().as_slice() {
         [Component::Normal(only)] if **only == *name => Ok(name),
         _ => Err(NodeError::Failed(format!("'{name}' is no name of an export"))),
@@ -68,7 +62,10 @@ impl Exports {
         let work = || {
             // An instance without disks has no dump that made the directory.
             fs::DirBuilder::new().recursive(true).mode(0o750).create(&new)?;
-            let mut file = File::create(&path)?;
+            // It tells private parameters.
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            let mut file = options.open(&path)?;
             file.write_all(config.as_bytes())?;
             file.sync_all()?;
             if target.exists() {

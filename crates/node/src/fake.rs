@@ -11,6 +11,7 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -21,13 +22,15 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::exports::{Exports, dump_name};
+use crate::crypto::Crypto;
+use crate::exports::Exports;
 use crate::os::{self, Definition, scripts::Scripts, split_name};
 use crate::storage::providers;
+use crate::transfer::{self, Receiving};
 use crate::{
-    Console, Device, DiskSpec, DiskStatus, ExtProviderInfo, Feedback, HookPhase, HookResult,
-    Hotplug, InstanceRun, InstanceSpec, Node, NodeError, NodeState, OsInfo, OsParams, Result,
-    RunState, StorageRow,
+    Awaited, Console, Device, DiskSpec, DiskStatus, ExtProviderInfo, Feedback, HookPhase,
+    HookResult, Hotplug, InstanceRun, InstanceSpec, Node, NodeError, NodeState, OsInfo, OsParams,
+    Result, RunState, Sending, StorageRow,
 };
 use crate::{hooks, iallocator};
 use world::{NodeCell, Side, SideData, device_path, drbd_minor, is_shared, volume_key};
@@ -84,6 +87,12 @@ pub enum Verb {
     ExportInfo,
     RemoveExport,
     ImportDisk,
+    SnapshotDisks,
+    RemoveSnapshot,
+    CreateCertificate,
+    RemoveCertificate,
+    SendDisk,
+    ReceiveDisk,
     StorageList,
     StorageModify,
     StorageRepair,
@@ -435,9 +444,16 @@ impl FakeNode {
         Exports { dir: self.world.exports_dir(&self.name) }
     }
 
+    fn crypto(&self) -> Crypto {
+        Crypto { dir: self.world.crypto_dir(&self.name) }
+    }
+
     /// What the scripts of an instance's operating system need.
-    fn stage(&self, instance: &InstanceSpec) -> Result<Stage> {
-        let definition = self.definition(&instance.os)?;
+    fn stage(&self, instance: &InstanceSpec, params: &OsParams) -> Result<Stage> {
+        let os = match instance.os.as_str() {
+            "" => None,
+            name => Some(self.definition(name)?),
+        };
         let dir = tempfile::tempdir().map_err(|error| failed(error.to_string()))?;
         let mut disks = Vec::new();
         for index in 0..instance.disks.len() {
@@ -445,7 +461,9 @@ impl FakeNode {
             File::create(&path).map_err(|error| failed(error.to_string()))?;
             disks.push(path);
         }
-        Ok(Stage { definition, _dir: dir, disks, log_dir: self.world.os_log_dir() })
+        let (spec, params) = (instance.clone(), params.clone());
+        let scripts = Scripts { os, spec, params, disks, log_dir: self.world.os_log_dir() };
+        Ok(Stage { scripts, _dir: dir })
     }
 
     fn definition(&self, os: &str) -> Result<Definition> {
@@ -486,19 +504,22 @@ impl FakeNode {
     }
 }
 
-/// An operating system's definition with disks for its scripts to work on: empty files, as long as the scripts run.
+/// What scripts are run with, and disks for them to work on: empty files, as long as the scripts run.
 struct Stage {
-    definition: Definition,
+    scripts: Scripts,
     _dir: tempfile::TempDir,
-    disks: Vec<PathBuf>,
-    log_dir: PathBuf,
 }
 
 impl Stage {
-    fn scripts<'a>(&'a self, spec: &'a InstanceSpec, params: &'a OsParams) -> Scripts<'a> {
-        Scripts { os: &self.definition, spec, params, disks: &self.disks, log_dir: &self.log_dir }
+    /// The file of a disk, or of the copy of one.
+    fn device(&self, index: usize) -> Result<PathBuf> {
+        let device = self.scripts.disks.get(index).cloned();
+        device.ok_or_else(|| failed(format!("there is no disk {index} to work on")))
     }
 }
+
+/// Templates whose disks can be copied in a moment (Ganeti 3.0, `objects.Disk.SupportsSnapshots`).
+const SNAPSHOTS: &[DiskTemplate] = &[DiskTemplate::Plain, DiskTemplate::Drbd, DiskTemplate::Ext];
 
 /// How a simulated console would be reached (objects.md §8).
 fn console(instance: &InstanceSpec) -> Console {
@@ -892,7 +913,7 @@ impl Node for FakeNode {
         Ok(os::list(&self.world.setup().os_search_path))
     }
 
-    async fn validate_os(&self, os: &str, params: &Dict, force_variant: bool) -> Result<()> {
+    async fn validate_os(&self, os: &str, params: &OsParams, force_variant: bool) -> Result<()> {
         self.enter(Verb::ValidateOs, None).await?;
         os::scripts::validate(&self.definition(os)?, os, params, force_variant).await
     }
@@ -905,7 +926,7 @@ impl Node for FakeNode {
         out: Feedback,
     ) -> Result<()> {
         self.enter(Verb::CreateOs, Some(&instance.name)).await?;
-        self.stage(instance)?.scripts(instance, params).create(reinstall, out).await
+        self.stage(instance, params)?.scripts.create(reinstall, out).await
     }
 
     async fn rename_os(
@@ -916,22 +937,38 @@ impl Node for FakeNode {
         out: Feedback,
     ) -> Result<()> {
         self.enter(Verb::RenameOs, Some(&instance.name)).await?;
-        self.stage(instance)?.scripts(instance, params).rename(old_name, out).await
+        self.stage(instance, params)?.scripts.rename(old_name, out).await
+    }
+
+    /// Nothing is copied: disks here have no content.
+    async fn snapshot_disks(&self, instance: &InstanceSpec) -> Result<Option<Vec<DiskSpec>>> {
+        self.enter(Verb::SnapshotDisks, Some(&instance.name)).await?;
+        let can = instance.disks.iter().all(|disk| SNAPSHOTS.contains(&disk.dev_type));
+        let copy = |disk: &DiskSpec| DiskSpec {
+            uuid: model::name::Uuid::new(uuid::Uuid::new_v4().to_string()),
+            name: None,
+            ..disk.clone()
+        };
+        Ok(can.then(|| instance.disks.iter().map(copy).collect()))
+    }
+
+    async fn remove_snapshot(&self, instance: &InstanceSpec, _disk: &DiskSpec) -> Result<()> {
+        self.enter(Verb::RemoveSnapshot, Some(&instance.name)).await
     }
 
     async fn export_disk(
         &self,
         instance: &InstanceSpec,
         index: usize,
+        disk: &DiskSpec,
         target: &str,
-        compress: &str,
         params: &OsParams,
         out: Feedback,
     ) -> Result<()> {
         self.enter(Verb::ExportDisk, Some(&instance.name)).await?;
-        let stage = self.stage(instance)?;
-        let dump = self.exports().new_dump(target, &dump_name(instance, index))?;
-        stage.scripts(instance, params).export(index, dump, compress, out).await
+        let stage = self.stage(instance, params)?;
+        let dump = self.exports().new_dump(target, disk.uuid.as_str())?;
+        stage.scripts.export(index, &stage.device(index)?, dump, out).await
     }
 
     async fn finalize_export(
@@ -964,14 +1001,46 @@ impl Node for FakeNode {
         instance: &InstanceSpec,
         index: usize,
         source: &str,
-        compress: &str,
         params: &OsParams,
         out: Feedback,
     ) -> Result<()> {
         self.enter(Verb::ImportDisk, Some(&instance.name)).await?;
-        let stage = self.stage(instance)?;
-        let dump = self.exports().open_dump(source)?;
-        stage.scripts(instance, params).import(index, dump, compress, out).await
+        let stage = self.stage(instance, params)?;
+        stage.scripts.import(index, self.exports().open_dump(source)?, out).await
+    }
+
+    async fn create_certificate(&self, validity: Duration) -> Result<(String, String)> {
+        self.enter(Verb::CreateCertificate, None).await?;
+        self.crypto().create(validity)
+    }
+
+    async fn remove_certificate(&self, name: &str) -> Result<()> {
+        self.enter(Verb::RemoveCertificate, None).await?;
+        self.crypto().remove(name)
+    }
+
+    async fn send_disk(&self, sending: Sending<'_>, out: Feedback) -> Result<()> {
+        let Sending { instance, index, destination, options, params, connected, .. } = sending;
+        self.enter(Verb::SendDisk, Some(&instance.name)).await?;
+        let stage = self.stage(instance, params)?;
+        let (identity, device) = (self.crypto().load(&options.key_name)?, stage.device(index)?);
+        let what = (&stage.scripts, index, device.as_path());
+        transfer::send(identity, options, destination, what, connected, out).await
+    }
+
+    /// The transfer is real, whatever address the node plays to have: it is this machine that is reached.
+    async fn receive_disk(&self, awaited: Awaited<'_>, out: Feedback) -> Result<Receiving> {
+        let Awaited { instance, index, options, limit, params, connected, .. } = awaited;
+        self.enter(Verb::ReceiveDisk, Some(&instance.name)).await?;
+        let (stage, options) = (self.stage(instance, params)?, options.clone());
+        let identity = self.crypto().load(&options.key_name)?;
+        let host = transfer::reachable(Ipv4Addr::LOCALHOST.into());
+        let (listener, port) = transfer::listen(host).await?;
+        let done = Box::pin(async move {
+            let what = (&stage.scripts, index);
+            transfer::receive(listener, identity, &options, limit, what, connected, out).await
+        });
+        Ok(Receiving { host, port, done })
     }
 
     async fn storage_list(&self, kind: StorageType, names: &[String]) -> Result<Vec<StorageRow>> {

@@ -7,6 +7,8 @@
 mod cell;
 mod cgroup;
 pub mod console;
+mod crypto;
+pub mod debian;
 mod exports;
 pub mod fake;
 mod fault;
@@ -15,17 +17,20 @@ mod hooks;
 mod host;
 mod hypervisor;
 mod iallocator;
+mod image;
 pub mod local;
 mod network;
 mod os;
 mod outside;
 mod process;
 pub mod screen;
+mod snapshot;
 pub mod spec;
 pub mod state;
 mod storage;
 pub mod stray;
 pub mod tiny;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,6 +48,7 @@ pub use process::ProcessError;
 pub use spec::{DiskSpec, InstanceSpec, NetworkSpec, NicSpec};
 pub use state::{InstanceRun, NodeState, RunState, StorageUnit};
 pub use stray::{Stray, StrayKind};
+pub use transfer::{Connected, Destination, Receiving, TransferOptions};
 
 /// Why a node did not do what it was asked; the text is what clients see inside the job's error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -172,6 +178,52 @@ pub struct OsParams {
     pub values: Dict,
     /// How talkative the scripts are.
     pub debug_level: u64,
+    /// The values of private and secret ones: they are masked in what scripts print.
+    pub hidden: Vec<String>,
+}
+
+/// Shorter values are not masked: they would be found everywhere.
+const MASKED_MIN_BYTES: usize = 4;
+
+impl OsParams {
+    /// A text without the values that nobody is to see.
+    pub fn masked(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        let mut hidden: Vec<&String> = self.hidden.iter().collect();
+        // One value may be a part of another.
+        hidden.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        for value in hidden.into_iter().filter(|value| value.len() >= MASKED_MIN_BYTES) {
+            if text.contains(value.as_str()) {
+                text = text.replace(value.as_str(), "<redacted>");
+            }
+        }
+        text
+    }
+}
+
+/// A disk that goes to a node of another cluster.
+pub struct Sending<'a> {
+    pub instance: &'a InstanceSpec,
+    pub index: usize,
+    /// The disk, or a copy of it.
+    pub disk: &'a DiskSpec,
+    pub destination: &'a Destination,
+    pub options: &'a TransferOptions,
+    pub params: &'a OsParams,
+    pub connected: Connected,
+}
+
+/// A disk that comes from a node of another cluster.
+pub struct Awaited<'a> {
+    pub instance: &'a InstanceSpec,
+    pub index: usize,
+    pub options: &'a TransferOptions,
+    /// The receiving node's own.
+    pub address: &'a str,
+    /// How long the sender is waited for.
+    pub limit: Duration,
+    pub params: &'a OsParams,
+    pub connected: Connected,
 }
 
 /// One storage unit of a node, as `/2/nodes/{n}/storage` lists it.
@@ -341,8 +393,8 @@ pub trait Node: Send + Sync + 'static {
     // Operating systems.
 
     async fn list_os(&self) -> Result<Vec<OsInfo>>;
-    /// Runs the definition's `verify` on parameters; `checks` are names of what to check.
-    async fn validate_os(&self, os: &str, params: &Dict, force_variant: bool) -> Result<()>;
+    /// Runs the definition's `verify` on parameters.
+    async fn validate_os(&self, os: &str, params: &OsParams, force_variant: bool) -> Result<()>;
     async fn create_os(
         &self,
         instance: &InstanceSpec,
@@ -360,13 +412,18 @@ pub trait Node: Send + Sync + 'static {
 
     // Exports on this node.
 
-    /// Dumps one disk (or a snapshot of it) into this node's export of the instance, through the export script.
+    /// Copies of all disks as they are at this moment, to be dumped instead of them while the instance runs on; `None` where
+    /// that cannot be.
+    async fn snapshot_disks(&self, instance: &InstanceSpec) -> Result<Option<Vec<DiskSpec>>>;
+    /// Removes one of these copies.
+    async fn remove_snapshot(&self, instance: &InstanceSpec, disk: &DiskSpec) -> Result<()>;
+    /// Dumps one disk, or a copy of it, into this node's export of the instance, through the export script.
     async fn export_disk(
         &self,
         instance: &InstanceSpec,
         index: usize,
+        disk: &DiskSpec,
         target: &str,
-        compress: &str,
         params: &OsParams,
         out: Feedback,
     ) -> Result<()>;
@@ -386,10 +443,19 @@ pub trait Node: Send + Sync + 'static {
         instance: &InstanceSpec,
         index: usize,
         source: &str,
-        compress: &str,
         params: &OsParams,
         out: Feedback,
     ) -> Result<()>;
+
+    // Transfers to and from nodes of other clusters.
+
+    /// Makes a key pair that holds for so long: its name here, and the certificate as PEM.
+    async fn create_certificate(&self, validity: Duration) -> Result<(String, String)>;
+    async fn remove_certificate(&self, name: &str) -> Result<()>;
+    /// Dumps one disk, or a copy of it, to a node that waits for it.
+    async fn send_disk(&self, sending: Sending<'_>, out: Feedback) -> Result<()>;
+    /// Begins to wait for a dump that fills one disk.
+    async fn receive_disk(&self, awaited: Awaited<'_>, out: Feedback) -> Result<Receiving>;
 
     // The node itself.
 

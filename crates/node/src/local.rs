@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::cell::StateCell;
-use crate::exports::{self, Exports};
+use crate::crypto::Crypto;
+use crate::exports::Exports;
 use crate::hypervisor::Backend;
 use crate::hypervisor::fake::Fake;
 use crate::hypervisor::kvm::{self, Kvm, KvmPlaces};
@@ -24,8 +25,9 @@ use crate::spec::{DiskSpec, InstanceSpec};
 use crate::state::NodeState;
 use crate::storage::{self, Storage, StorageOptions};
 use crate::{
-    Console, Device, DiskStatus, ExtProviderInfo, Feedback, HookPhase, HookResult, Hotplug, Node,
-    NodeError, OsInfo, OsParams, Result, StorageRow, Stray, VolumeRow, hooks, host, iallocator,
+    Awaited, Console, Device, DiskStatus, ExtProviderInfo, Feedback, HookPhase, HookResult,
+    Hotplug, Node, NodeError, OsInfo, OsParams, Receiving, Result, Sending, StorageRow, Stray,
+    VolumeRow, hooks, host, iallocator, image, snapshot, transfer,
 };
 
 /// How often memory, free space and processor times are looked at.
@@ -119,6 +121,7 @@ pub struct LocalNode {
     kvm: Arc<Kvm>,
     fake: Fake,
     exports: Exports,
+    crypto: Crypto,
     sampler: JoinHandle<()>,
 }
 
@@ -163,6 +166,8 @@ impl LocalNode {
         let kvm = Arc::new(Kvm::open(places, state.clone(), &options.network_script_dirs).await?);
         let fake = Fake::open(&options.data_dir, state.clone());
         let exports = Exports { dir: options.export_dir.clone() };
+        let crypto = Crypto { dir: options.data_dir.join("crypto") };
+        snapshot::forget_all(&options.data_dir.join("snapshots"));
         let (watched, cell, disks) = (kvm.clone(), state.clone(), storage.clone());
         let sampler = tokio::spawn(async move {
             let version = kvm::version().await;
@@ -178,7 +183,7 @@ impl LocalNode {
                 tokio::time::sleep(SAMPLE_EVERY).await;
             }
         });
-        Ok(Self { options, state, storage, kvm, fake, exports, sampler })
+        Ok(Self { options, state, storage, kvm, fake, exports, crypto, sampler })
     }
 
     /// Which of the cluster's hypervisors cannot run here, each with what to do about it.
@@ -221,8 +226,30 @@ impl LocalNode {
         os::read(os::split_name(os).0, &self.options.os_search_path).map_err(failed)
     }
 
-    fn os_log_dir(&self) -> PathBuf {
-        self.options.data_dir.join("log").join("os")
+    /// What the scripts of an instance's operating system need.
+    async fn scripts(&self, instance: &InstanceSpec, params: &OsParams) -> Result<Scripts> {
+        let os = match instance.os.as_str() {
+            "" => None,
+            name => Some(self.definition(name)?),
+        };
+        Ok(Scripts {
+            os,
+            spec: instance.clone(),
+            params: params.clone(),
+            disks: self.disk_paths(instance).await?,
+            log_dir: self.options.data_dir.join("log").join("os"),
+        })
+    }
+
+    /// What is dumped: a disk, or a copy of one.
+    async fn device(&self, disk: &DiskSpec) -> Result<PathBuf> {
+        let device = self.storage.source(disk).await?;
+        device.ok_or_else(|| failed(format!("disk '{}' is not there", disk.uuid)))
+    }
+
+    /// Where copies of disks are while they are dumped.
+    fn snapshots_dir(&self) -> PathBuf {
+        self.options.data_dir.join("snapshots")
     }
 
     /// After something that changed memory or disks.
@@ -368,6 +395,11 @@ impl Node for LocalNode {
         let missing = |way: &str, disk: &DiskSpec| {
             failed(format!("Cannot copy {way} device '{}': device not found", disk.uuid))
         };
+        let address = from.logical_id.get(1).and_then(Value::as_str).unwrap_or("");
+        if image::is_url(address) {
+            let target = self.storage.find(to).await?.ok_or_else(|| missing("to", to))?;
+            return image::download(address, &target).await;
+        }
         let source = self.storage.source(from).await?;
         let source = source.ok_or_else(|| missing("from", from))?;
         let target = self.storage.find(to).await?.ok_or_else(|| missing("to", to))?;
@@ -520,7 +552,7 @@ impl Node for LocalNode {
         Ok(os::list(&self.options.os_search_path))
     }
 
-    async fn validate_os(&self, os: &str, params: &Dict, force_variant: bool) -> Result<()> {
+    async fn validate_os(&self, os: &str, params: &OsParams, force_variant: bool) -> Result<()> {
         let definition = self.definition(os)?;
         os::scripts::validate(&definition, os, params, force_variant).await
     }
@@ -532,16 +564,15 @@ impl Node for LocalNode {
         params: &OsParams,
         out: Feedback,
     ) -> Result<()> {
-        let definition = self.definition(&instance.os)?;
-        if definition.untrusted || !definition.has_create {
+        let scripts = self.scripts(instance, params).await?;
+        if let Some(os) = &scripts.os
+            && (os.untrusted || !os.has_create)
+        {
             return Err(later(&format!(
                 "OS '{}' has a create_untrusted script; running it in a helper instance",
-                definition.name
+                os.name
             )));
         }
-        let (disks, log_dir) = (self.disk_paths(instance).await?, self.os_log_dir());
-        let scripts =
-            Scripts { os: &definition, spec: instance, params, disks: &disks, log_dir: &log_dir };
         scripts.create(reinstall, out).await
     }
 
@@ -552,29 +583,30 @@ impl Node for LocalNode {
         params: &OsParams,
         out: Feedback,
     ) -> Result<()> {
-        let definition = self.definition(&instance.os)?;
-        let (disks, log_dir) = (self.disk_paths(instance).await?, self.os_log_dir());
-        let scripts =
-            Scripts { os: &definition, spec: instance, params, disks: &disks, log_dir: &log_dir };
-        scripts.rename(old_name, out).await
+        self.scripts(instance, params).await?.rename(old_name, out).await
+    }
+
+    async fn snapshot_disks(&self, instance: &InstanceSpec) -> Result<Option<Vec<DiskSpec>>> {
+        let sources = self.disk_paths(instance).await?;
+        snapshot::take(&self.snapshots_dir(), &self.kvm, instance, &sources).await
+    }
+
+    async fn remove_snapshot(&self, _instance: &InstanceSpec, disk: &DiskSpec) -> Result<()> {
+        snapshot::remove(&self.snapshots_dir(), disk)
     }
 
     async fn export_disk(
         &self,
         instance: &InstanceSpec,
         index: usize,
+        disk: &DiskSpec,
         target: &str,
-        compress: &str,
         params: &OsParams,
         out: Feedback,
     ) -> Result<()> {
-        let definition = self.definition(&instance.os)?;
-        let (disks, log_dir) = (self.disk_paths(instance).await?, self.os_log_dir());
-        let scripts =
-            Scripts { os: &definition, spec: instance, params, disks: &disks, log_dir: &log_dir };
-        let dump = exports::dump_name(instance, index);
-        let file = self.exports.new_dump(target, &dump)?;
-        scripts.export(index, file, compress, out).await
+        let (scripts, device) = (self.scripts(instance, params).await?, self.device(disk).await?);
+        let file = self.exports.new_dump(target, disk.uuid.as_str())?;
+        scripts.export(index, &device, file, out).await
     }
 
     async fn finalize_export(
@@ -603,16 +635,41 @@ impl Node for LocalNode {
         instance: &InstanceSpec,
         index: usize,
         source: &str,
-        compress: &str,
         params: &OsParams,
         out: Feedback,
     ) -> Result<()> {
-        let definition = self.definition(&instance.os)?;
-        let (disks, log_dir) = (self.disk_paths(instance).await?, self.os_log_dir());
-        let scripts =
-            Scripts { os: &definition, spec: instance, params, disks: &disks, log_dir: &log_dir };
-        let file = self.exports.open_dump(source)?;
-        scripts.import(index, file, compress, out).await
+        let scripts = self.scripts(instance, params).await?;
+        scripts.import(index, self.exports.open_dump(source)?, out).await
+    }
+
+    async fn create_certificate(&self, validity: Duration) -> Result<(String, String)> {
+        self.crypto.create(validity)
+    }
+
+    async fn remove_certificate(&self, name: &str) -> Result<()> {
+        self.crypto.remove(name)
+    }
+
+    async fn send_disk(&self, sending: Sending<'_>, out: Feedback) -> Result<()> {
+        let Sending { instance, index, disk, destination, options, params, connected } = sending;
+        let (scripts, device) = (self.scripts(instance, params).await?, self.device(disk).await?);
+        let identity = self.crypto.load(&options.key_name)?;
+        let what = (&scripts, index, device.as_path());
+        transfer::send(identity, options, destination, what, connected, out).await
+    }
+
+    async fn receive_disk(&self, awaited: Awaited<'_>, out: Feedback) -> Result<Receiving> {
+        let Awaited { instance, index, options, address, limit, params, connected } = awaited;
+        let (scripts, options) = (self.scripts(instance, params).await?, options.clone());
+        let identity = self.crypto.load(&options.key_name)?;
+        let own = address.parse().map_err(|_| failed(format!("'{address}' is no address")))?;
+        let host = transfer::reachable(own);
+        let (listener, port) = transfer::listen(host).await?;
+        let done = Box::pin(async move {
+            let what = (&scripts, index);
+            transfer::receive(listener, identity, &options, limit, what, connected, out).await
+        });
+        Ok(Receiving { host, port, done })
     }
 
     async fn storage_list(&self, kind: StorageType, names: &[String]) -> Result<Vec<StorageRow>> {

@@ -53,8 +53,6 @@ pub(crate) struct Process {
     cwd: Option<PathBuf>,
     stdin: Option<File>,
     stdout: Option<File>,
-    compress: Option<(OsString, Vec<OsString>)>,
-    decompress: Option<(OsString, Vec<OsString>)>,
     limit: Duration,
     lines: Option<Feedback>,
     nice: bool,
@@ -124,8 +122,6 @@ impl Process {
             cwd: None,
             stdin: None,
             stdout: None,
-            compress: None,
-            decompress: None,
             limit,
             lines: None,
             nice: false,
@@ -156,20 +152,6 @@ impl Process {
     /// Sends the standard output to a file instead of keeping it.
     pub(crate) fn stdout(mut self, file: File) -> Self {
         self.stdout = Some(file);
-        self
-    }
-
-    /// Puts a second command between the standard output and its file.
-    pub(crate) fn compress<S: AsRef<OsStr>>(mut self, program: &str, args: &[S]) -> Self {
-        let args = args.iter().map(|arg| arg.as_ref().to_owned()).collect();
-        self.compress = Some((program.into(), args));
-        self
-    }
-
-    /// Puts a second command between the file and the standard input.
-    pub(crate) fn decompress<S: AsRef<OsStr>>(mut self, program: &str, args: &[S]) -> Self {
-        let args = args.iter().map(|arg| arg.as_ref().to_owned()).collect();
-        self.decompress = Some((program.into(), args));
         self
     }
 
@@ -217,48 +199,14 @@ impl Process {
             (self.program.clone(), self.args.clone())
         };
 
-        let mut helper = None;
         let mut command = self.command(&program, &args);
-        match (self.stdin.take(), self.decompress.take()) {
-            (Some(file), None) => {
-                command.stdin(file);
-            }
-            (Some(file), Some((tool, args))) => {
-                let mut child = self
-                    .command(&tool, &args)
-                    .stdin(file)
-                    .stdout(Stdio::piped())
-                    .stderr(Stdio::null())
-                    .spawn()
-                    .map_err(|source| tool_start(&tool, source))?;
-                let out = child.stdout.take().expect("its output is a pipe");
-                let fd = out.into_owned_fd().map_err(start)?;
-                command.stdin(Stdio::from(fd));
-                helper = Some((tool, Group::of(&child), child));
-            }
-            (None, _) => {}
+        if let Some(file) = self.stdin.take() {
+            command.stdin(file);
         }
-        match (self.stdout.take(), self.compress.take()) {
-            (Some(file), None) => {
-                command.stdout(file);
-            }
-            (Some(file), Some((tool, args))) => {
-                let mut child = self
-                    .command(&tool, &args)
-                    .stdin(Stdio::piped())
-                    .stdout(file)
-                    .stderr(Stdio::null())
-                    .spawn()
-                    .map_err(|source| tool_start(&tool, source))?;
-                let input = child.stdin.take().expect("its input is a pipe");
-                let fd = input.into_owned_fd().map_err(start)?;
-                command.stdout(Stdio::from(fd));
-                helper = Some((tool, Group::of(&child), child));
-            }
-            (None, _) => {
-                command.stdout(Stdio::piped());
-            }
-        }
+        match self.stdout.take() {
+            Some(file) => command.stdout(file),
+            None => command.stdout(Stdio::piped()),
+        };
 
         fault::point(&format!("before {name}"));
         let mut child = command.spawn().map_err(start)?;
@@ -275,25 +223,7 @@ impl Process {
         // It has been waited for: its number may belong to another group from now on.
         group.0 = None;
         fault::point(&format!("after {name}"));
-        let finished =
-            finished.map_err(|source| ProcessError::Wait { program: name.clone(), source })?;
-
-        if let Some((tool, mut group, mut child)) = helper {
-            let program = tool.to_string_lossy().into_owned();
-            let status = match tokio::time::timeout(limit, child.wait()).await {
-                Ok(status) => {
-                    group.0 = None;
-                    status
-                        .map_err(|source| ProcessError::Wait { program: program.clone(), source })?
-                }
-                Err(_) => return Err(ProcessError::Timeout { program, limit }),
-            };
-            let tool = Finished { status, stdout: Vec::new(), stderr: Vec::new() };
-            if let Some(reason) = tool.failure() {
-                return Err(ProcessError::Failed { program, reason, output: finished.output() });
-            }
-        }
-        Ok(finished)
+        finished.map_err(|source| ProcessError::Wait { program: name.clone(), source })
     }
 
     /// Runs it to its end; an exit code other than 0 is an error that shows its output.
@@ -308,10 +238,6 @@ impl Process {
             }
         }
     }
-}
-
-fn tool_start(tool: &OsStr, source: std::io::Error) -> ProcessError {
-    ProcessError::Start { program: tool.to_string_lossy().into_owned(), source }
 }
 
 async fn gather(child: &mut Child, lines: Option<Feedback>) -> std::io::Result<Finished> {
@@ -453,13 +379,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn output_goes_through_a_tool() {
+    async fn files_are_read_and_written() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.gz");
-        let file = File::create(&path).unwrap();
-        shell("echo data", LIMIT).stdout(file).compress("gzip", &["-1"]).check().await.unwrap();
-        let file = File::open(&path).unwrap();
-        let done = Process::new("cat", LIMIT).stdin(file).decompress("gzip", &["-dc"]);
+        let path = dir.path().join("x");
+        shell("echo data", LIMIT).stdout(File::create(&path).unwrap()).check().await.unwrap();
+        let done = Process::new("cat", LIMIT).stdin(File::open(&path).unwrap());
         assert_eq!(done.check().await.unwrap().stdout, b"data\n");
     }
 }

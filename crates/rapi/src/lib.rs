@@ -41,5 +41,4 @@ pub mod limits;
 
 pub mod pieces;
 mod replace;
-mod spki;
 mod stream;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use model::x509;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -16,7 +17,6 @@ use tokio_rustls::rustls::{self, CertificateError, InconsistentKeys, version};
 
 use crate::limits;
 use crate::replace::replace;
-use crate::spki;
 use crate::users::Stamp;
 
 /// How long a certificate that is made here is valid.
@@ -144,7 +144,7 @@ fn certified(
 ) -> Result<CertifiedKey, rustls::Error> {
     let key = ring::default_provider().key_provider.load_private_key(key)?;
     let certificate = certificates.first().ok_or(rustls::Error::NoCertificatesPresented)?;
-    let public = spki::of(certificate).ok_or(CertificateError::BadEncoding)?;
+    let public = x509::public_key(certificate).ok_or(CertificateError::BadEncoding)?;
     // Keys that cannot tell their public half are taken as they are.
     if key.public_key().is_some_and(|key| key.as_ref() != public) {
         return Err(InconsistentKeys::KeyMismatch.into());

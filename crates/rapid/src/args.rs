@@ -148,6 +148,21 @@ pub(crate) enum LogFormat {
 pub(crate) enum ClusterCommand {
     /// Make a cluster with chosen names before the first start.
     Init(Box<ClusterInit>),
+    /// Replace the secret that this cluster shares with others, to move instances between them. A server that runs uses it
+    /// at once.
+    RenewCrypto(RenewCrypto),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RenewCrypto {
+    #[command(flatten)]
+    pub(crate) data: DataDir,
+    /// The secret, the one line of a file.
+    #[arg(long, value_name = "FILE", required_unless_present = "new_cluster_domain_secret")]
+    pub(crate) cluster_domain_secret: Option<PathBuf>,
+    /// Make a new secret.
+    #[arg(long, conflicts_with = "cluster_domain_secret")]
+    pub(crate) new_cluster_domain_secret: bool,
 }
 
 #[derive(Args, Debug)]
@@ -309,11 +324,11 @@ pub(crate) enum UserCommand {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum OsCommand {
-    /// Install a bundled operating system: `tiny`, a small Linux made of Debian packages.
+    /// Install a bundled operating system: `tiny`, a small Linux made of Debian packages, or `debian`, made by debootstrap.
     Install {
         #[command(flatten)]
         data: DataDir,
-        #[arg(value_parser = ["tiny"])]
+        #[arg(value_parser = ["tiny", "debian"])]
         name: String,
     },
 }

@@ -19,7 +19,7 @@ const LOCAL_TEMPLATES: &[DiskTemplate] =
 /// What instances of this machine's cluster may be: as small as one likes, and otherwise as Ganeti's default has it.
 const LOCAL_BOUNDS: &str = "min:disk-size=0,cpu-count=1,disk-count=0,memory-size=1,nic-count=0,spindle-use=0\
     /max:disk-size=1048576,cpu-count=8,disk-count=16,memory-size=32768,nic-count=8,spindle-use=12";
-/// The bundled operating system; its kernel and initrd are known to the cluster before it is installed.
+/// A bundled operating system; the kernels and initrds of these are known to the cluster before they are installed.
 const TINY: &str = "tiny";
 
 /// Makes a cluster with chosen names.
@@ -116,9 +116,15 @@ pub(crate) fn make(data_dir: &Path, options: &InitOptions) -> Result<()> {
     let mut config = new_cluster(options, &Env::system())?;
     if matches!(options.nodes, NodeKind::Local { .. }) {
         let dir = std::path::absolute(data_dir.join("os"))?;
-        let params =
-            model::param::Dict::from_iter([("kvm".to_owned(), node::tiny::hvparams(&dir).into())]);
-        Arc::make_mut(&mut config.cluster).os_hvp.insert(TINY.to_owned(), params.into());
+        let bundled = [
+            (TINY, node::tiny::hvparams(&dir)),
+            (node::debian::NAME, node::debian::hvparams(&dir)),
+        ];
+        let os_hvp = &mut Arc::make_mut(&mut config.cluster).os_hvp;
+        for (os, hvparams) in bundled {
+            let params = model::param::Dict::from_iter([("kvm".to_owned(), hvparams.into())]);
+            os_hvp.insert(os.to_owned(), params.into());
+        }
     }
     EmbeddedEngine::create(data_dir, &config).with_context(|| format!("in {}", data_dir.display()))
 }

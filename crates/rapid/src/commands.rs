@@ -1,4 +1,4 @@
-//! The small commands: users, operating systems, the console and the screen.
+//! The small commands: users, the domain secret, operating systems, the console and the screen.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, Write};
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use rapi::users_file;
 
-use crate::args::{Console, OsCommand, Screenshot, UserCommand};
+use crate::args::{Console, OsCommand, RenewCrypto, Screenshot, UserCommand};
 
 /// `rapid user …`
 #[expect(clippy::print_stdout, reason = "a command's answer")]
@@ -75,15 +75,32 @@ fn line() -> Result<String> {
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
+/// `rapid cluster renew-crypto …`
+#[expect(clippy::print_stdout, reason = "a command's answer")]
+pub(crate) fn renew_crypto(options: &RenewCrypto) -> Result<()> {
+    let dir = &options.data.data_dir;
+    let read = |path: &std::path::PathBuf| {
+        std::fs::read_to_string(path).with_context(|| path.display().to_string())
+    };
+    let given = options.cluster_domain_secret.as_ref().map(read).transpose()?;
+    embedded::secret::renew_domain_secret(dir, given.as_deref())
+        .with_context(|| dir.display().to_string())?;
+    println!("renewed the cluster domain secret in {}", dir.display());
+    Ok(())
+}
+
 /// `rapid os …`
 #[expect(clippy::print_stdout, reason = "a command's answer")]
 pub(crate) fn os(command: &OsCommand) -> Result<()> {
     let OsCommand::Install { data, name } = command;
     let dir = data.data_dir.join("os");
     let progress: node::Feedback = Arc::new(|line: &str| println!("{line}"));
-    runtime()?
-        .block_on(node::tiny::install(&dir, progress))
-        .with_context(|| format!("cannot install {name}"))?;
+    let runtime = runtime()?;
+    let installed = match name.as_str() {
+        node::debian::NAME => runtime.block_on(node::debian::install(&dir, progress)),
+        _ => runtime.block_on(node::tiny::install(&dir, progress)),
+    };
+    installed.with_context(|| format!("cannot install {name}"))?;
     println!("{name} is in {}", dir.display());
     Ok(())
 }

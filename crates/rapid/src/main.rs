@@ -39,6 +39,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Cluster { command: ClusterCommand::Init(options) } => {
             cluster_init::run(&options).map(|()| ExitCode::SUCCESS)
         }
+        Command::Cluster { command: ClusterCommand::RenewCrypto(options) } => {
+            commands::renew_crypto(&options).map(|()| ExitCode::SUCCESS)
+        }
         Command::User { command } => commands::user(&command).map(|()| ExitCode::SUCCESS),
         Command::Os { command } => commands::os(&command).map(|()| ExitCode::SUCCESS),
         Command::Console(options) => commands::console(&options).map(|()| ExitCode::SUCCESS),

@@ -1,26 +1,21 @@
-//! Exports: an instance's disks and description on a node of this cluster, or the preparation to send them to another.
+//! Exports: an instance's disks and description on a node of this cluster, or its disks to another cluster.
 
-use std::path::Path;
+mod describe;
+mod dump;
+
 use std::sync::Arc;
 
 use model::config::{Config, Instance};
 use model::error::{GanetiError, Result};
 use model::name::{Lookup, Uuid, lookup};
 use model::opcode::{BackupExport, BackupPrepare, BackupRemove};
-use model::param::{AdminState, DiskTemplate, ExportMode};
-use model::{params, python};
-use node::OsParams;
+use model::param::{AdminState, ExportMode};
+use model::python;
 use serde_json::{Value, json};
 
-use super::instance::import::{EXPORT_VERSION, Ini};
-use super::instance::{again, checks, disks, find, hook_env, lock_instance, shutdown, spec_of};
-use super::{Cx, Hooks, Level, Locks, LogicalUnit, cx::exec_error, expand};
-use crate::secret;
-
-/// How long a certificate made for an export holds, in hours (Ganeti 3.0, `RIE_CERT_VALIDITY`).
-const CERTIFICATE_HOURS: i64 = 24;
-/// Templates whose disks can be copied while the instance runs on.
-const SNAPSHOTS: &[DiskTemplate] = &[DiskTemplate::Plain, DiskTemplate::Drbd, DiskTemplate::Ext];
+use super::instance::{checks, disks, find, hook_env, lock_instance, shutdown};
+use super::remote::{self, Receivers};
+use super::{Cx, Hooks, Level, Locks, LogicalUnit, expand};
 
 impl LogicalUnit for BackupPrepare {
     type Plan = Arc<Instance>;
@@ -39,66 +34,16 @@ impl LogicalUnit for BackupPrepare {
         if self.mode == ExportMode::Local {
             return Ok(Value::Null);
         }
-        let dir = Path::new(cx.data_dir());
-        let domain = secret::domain_secret(dir, cx.env())?;
-        let salt = secret::generate(cx.env(), 8);
-        let node = cx.config().node_name(&instance.primary_node).to_owned();
-        cx.log(&format!("Generating X509 certificate on {node}"));
-        let (name, pem) = make_certificate(dir, &node, cx).map_err(|error| {
-            GanetiError::exec(format!("Can't create X509 key and certificate on {node}: {error}"))
-        })?;
-        Ok(json!({
-            "handshake": secret::handshake(&domain, cx.env()),
-            "x509_key_name": [name, secret::sign(&domain, &name, &salt), salt],
-            "x509_ca": secret::sign_certificate(&domain, &pem, &salt),
-        }))
+        remote::prepare(cx, &instance).await
     }
-}
-
-/// Makes a key and a certificate for one transfer and keeps them under a name of their own; answers name and certificate.
-fn make_certificate(
-    dir: &Path,
-    host: &str,
-    cx: &Cx,
-) -> std::result::Result<(String, String), String> {
-    let text = |error: rcgen::Error| error.to_string();
-    let key = rcgen::KeyPair::generate().map_err(text)?;
-    let mut wanted = rcgen::CertificateParams::new(vec![host.to_owned()]).map_err(text)?;
-    let seconds = cx.env().now().0;
-    let now =
-        std::time::UNIX_EPOCH + std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-    wanted.not_before = now.into();
-    wanted.not_after = (now
-        + std::time::Duration::from_secs(u64::try_from(CERTIFICATE_HOURS * 3600).unwrap_or(0)))
-    .into();
-    let certificate = wanted.self_signed(&key).map_err(text)?;
-    let name = format!("x509-{seconds}-{}", secret::generate(cx.env(), 4));
-    let place = dir.join("crypto").join(&name);
-    let io = |error: std::io::Error| error.to_string();
-    std::fs::create_dir_all(&place).map_err(io)?;
-    let write = |file: &str, text: &str| {
-        use std::io::Write;
-        use std::os::unix::fs::OpenOptionsExt;
-        let path = place.join(file);
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(path)?;
-        file.write_all(text.as_bytes())
-    };
-    write("key", &key.serialize_pem()).map_err(io)?;
-    let pem = certificate.pem();
-    write("cert", &pem).map_err(io)?;
-    Ok((name, pem))
 }
 
 /// What an export will do.
 pub(crate) struct ExportPlan {
     instance: Arc<Instance>,
-    /// Where it goes.
+    /// The node that it goes to; of an export to another cluster the one that it comes from.
     target: Uuid,
+    remote: Option<Receivers>,
 }
 
 impl LogicalUnit for BackupExport {
@@ -148,17 +93,17 @@ impl LogicalUnit for BackupExport {
                 "Can not remove instance without shutting it down before",
             ));
         }
-        let target = match self.mode {
+        let (target, remote) = match self.mode {
             ExportMode::Local => {
                 let name = python::str(&self.target_node);
                 let node = expand::node(&config, &name, self.target_node_uuid.as_deref())?;
                 checks::node_online(&config, &node.meta.uuid)?;
                 checks::node_not_drained(&config, &node.meta.uuid)?;
-                node.meta.uuid.clone()
+                (node.meta.uuid.clone(), None)
             }
             ExportMode::Remote => {
-                check_remote(self, cx, &instance)?;
-                instance.primary_node.clone()
+                let receivers = remote::check_export(cx, self, &instance)?;
+                (instance.primary_node.clone(), Some(receivers))
             }
         };
         check_zeroing(self, cx, &config, &instance)?;
@@ -168,7 +113,7 @@ impl LogicalUnit for BackupExport {
             ));
         }
         checks::compression(&config, &self.compress)?;
-        Ok(ExportPlan { instance, target })
+        Ok(ExportPlan { instance, target, remote })
     }
 
     fn hooks(&self, cx: &Cx, plan: &ExportPlan) -> Option<Hooks> {
@@ -180,9 +125,8 @@ impl LogicalUnit for BackupExport {
             ("REMOVE_INSTANCE", json!(self.remove_instance)),
         ];
         let mut hooks = hook_env::hooks(cx, &plan.instance, &own);
-        let mut nodes =
-            vec![cx.config().cluster.master_node.clone(), plan.instance.primary_node.clone()];
-        nodes.push(plan.target.clone());
+        let master = cx.config().cluster.master_node.clone();
+        let mut nodes = vec![master, plan.instance.primary_node.clone(), plan.target.clone()];
         nodes.sort();
         nodes.dedup();
         hooks.pre_nodes.clone_from(&nodes);
@@ -204,7 +148,7 @@ impl LogicalUnit for BackupExport {
             cx.log(&format!("Activating disks for {name}"));
             disks::start(cx, &uuid, None).await?;
         }
-        let exported = export(self, cx, &plan).await;
+        let exported = dump::run(self, cx, &plan).await;
         if activate {
             cx.log(&format!("Deactivating disks for {name}"));
             disks::shutdown(cx, &uuid, None, false).await?;
@@ -229,52 +173,11 @@ impl LogicalUnit for BackupExport {
             cx.log(&format!("Removing instance {name}"));
             disks::remove_instance(cx, &uuid, self.ignore_remove_failures).await?;
         }
-        remove_older(cx, &name, &plan.target).await;
+        if self.mode == ExportMode::Local {
+            remove_older(cx, &name, &plan.target).await;
+        }
         Ok(json!([finalized, dumped]))
     }
-}
-
-/// What a remote export is refused for. The signatures are checked as Ganeti checks them.
-fn check_remote(op: &BackupExport, cx: &Cx, instance: &Instance) -> Result<()> {
-    let disks = op.target_node.as_array().map_or(0, Vec::len);
-    if disks != instance.disks.len() {
-        return Err(GanetiError::wrong_input(format!(
-            "Received destination information for {disks} disks, but instance {} has {} disks",
-            op.instance_name,
-            instance.disks.len()
-        )));
-    }
-    let domain = secret::domain_secret(Path::new(cx.data_dir()), cx.env())?;
-    let key = op.x509_key_name.clone().unwrap_or_default();
-    let [name, digest, salt] = key.as_slice() else {
-        return Err(GanetiError::wrong_input(format!(
-            "Invalid data for X509 key name: not enough values to unpack (expected 3, got {})",
-            key.len()
-        )));
-    };
-    let text = |value: &Value| python::str(value);
-    if !secret::verify(&domain, &text(name), &text(digest), &text(salt)) {
-        return Err(GanetiError::wrong_input("HMAC for X509 key name is wrong"));
-    }
-    let ca = op.destination_x509_ca.as_deref().unwrap_or_default();
-    secret::signed_certificate(&domain, ca).map_err(|error| {
-        GanetiError::wrong_input(format!("Unable to load destination X509 CA ({error})"))
-    })?;
-    for (at, disk) in op.target_node.as_array().into_iter().flatten().enumerate() {
-        let refuse =
-            |why: &str| Err(GanetiError::wrong_input(format!("Target info for disk {at}: {why}")));
-        let Some([host, port, magic, digest, salt]) = disk.as_array().map(Vec::as_slice) else {
-            return refuse("Invalid data: not enough values to unpack");
-        };
-        if [host, port, magic].into_iter().any(|part| !python::truthy(part)) {
-            return refuse("Missing destination host, port or magic");
-        }
-        let message = format!("{at}:{}:{}:{}", text(host), text(port), text(magic));
-        if !secret::verify(&domain, &message, &text(digest), &text(salt)) {
-            return refuse("HMAC is wrong");
-        }
-    }
-    Err(GanetiError::wrong_state("Exports to another cluster are not supported by this engine yet"))
 }
 
 fn check_zeroing(op: &BackupExport, cx: &Cx, config: &Config, instance: &Instance) -> Result<()> {
@@ -300,142 +203,6 @@ fn check_zeroing(op: &BackupExport, cx: &Cx, config: &Config, instance: &Instanc
         return Err(GanetiError::wrong_input("A zeroing image must be set for zeroing to work"));
     }
     Err(GanetiError::wrong_state("Zeroing free space is not supported by this engine yet"))
-}
-
-/// Dumps the disks and writes the description: whether that was written, and for each disk whether it was dumped.
-async fn export(op: &BackupExport, cx: &Cx, plan: &ExportPlan) -> Result<(bool, Vec<bool>)> {
-    let config = cx.config();
-    let instance = again(cx, &plan.instance.meta.uuid)?;
-    let was_up = plan.instance.admin_state == AdminState::Up;
-    let all = config.instance_disks(&instance);
-    // A running instance can be exported from snapshots; here its disks are dumped as they are, which needs it stopped.
-    if was_up && !op.remove_instance {
-        let could = all.iter().all(|disk| SNAPSHOTS.contains(&disk.dev_type));
-        if !op.shutdown {
-            return Err(GanetiError::exec(
-                "Not all disks could be snapshotted, and you requested a live export; aborting",
-            ));
-        }
-        if !could && !op.long_sleep && !all.is_empty() {
-            return Err(GanetiError::exec(
-                "Not all disks could be snapshotted, and you did not allow the instance to remain offline for a longer time \
-                 through the --long-sleep option; aborting",
-            ));
-        }
-    }
-    let told = spec_of(cx, &instance);
-    let source = config.node_name(&instance.primary_node).to_owned();
-    let target_name = config.node_name(&plan.target).to_owned();
-    let target = cx.node(&plan.target).await.map_err(|error| exec_error(&error))?;
-    let values = params::os::fill_all(
-        &config.cluster,
-        &instance.os,
-        &instance.osparams,
-        &instance.osparams_private,
-        &model::param::Dict::new(),
-    )?;
-    let os_params = OsParams { values, debug_level: 0 };
-    let mut dumped = Vec::new();
-    for at in 0..all.len() {
-        cx.log(&format!("Exporting disk/{at} from {source} to {target_name}"));
-        cx.log(&format!("disk/{at} is now listening, starting export"));
-        let answer = target
-            .export_disk(&told, at, &instance.name, &op.compress, &os_params, cx.script_output())
-            .await;
-        match &answer {
-            Ok(()) => {
-                cx.log(&format!("disk/{at} finished receiving data"));
-                cx.log(&format!("disk/{at} finished sending data"));
-            }
-            Err(error) => cx.log(&format!("disk/{at} failed to send data: {error}")),
-        }
-        dumped.push(answer.is_ok());
-    }
-    cx.log(&format!("Finalizing export on {target_name}"));
-    let description = describe(cx, &config, &instance).render();
-    let finalized = match target.finalize_export(&told, &instance.name, &description).await {
-        Ok(()) => true,
-        Err(error) => {
-            cx.warn(&format!(
-                "Could not finalize export for instance {} on node {target_name}: {error}",
-                instance.name
-            ));
-            false
-        }
-    };
-    if op.shutdown && was_up && !op.remove_instance {
-        cx.log(&format!("Starting instance {}", instance.name));
-        let started = match cx.node(&instance.primary_node).await {
-            Ok(node) => node.start_instance(&told, false).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = started {
-            cx.log(&format!("Failed to start instance: {error}"));
-            disks::shutdown(cx, &instance.meta.uuid, None, false).await?;
-            return Err(GanetiError::exec(format!("Could not start instance: {error}")));
-        }
-    }
-    Ok((finalized, dumped))
-}
-
-/// The description that goes with an export (Ganeti 3.0, `backend.FinalizeExport`).
-fn describe(cx: &Cx, config: &Config, instance: &Instance) -> Ini {
-    let told = spec_of(cx, instance);
-    let mut ini = Ini::default();
-    let mut set = |section: &str, name: &str, value: String| ini.set(section, name, value);
-    set("export", "version", EXPORT_VERSION.to_owned());
-    set("export", "timestamp", cx.env().now().0.to_string());
-    set("export", "source", instance.primary_node.to_string());
-    set("export", "os", instance.os.clone());
-    set("export", "compression", "none".to_owned());
-    let be = |name: &str| params::be::number(&told.beparams, name).to_string();
-    set("instance", "name", instance.name.clone());
-    set("instance", "maxmem", be("maxmem"));
-    set("instance", "minmem", be("minmem"));
-    set("instance", "memory", be("maxmem"));
-    set("instance", "vcpus", be("vcpus"));
-    set("instance", "disk_template", super::instance::disk_template(config, instance).to_string());
-    set("instance", "hypervisor", instance.hypervisor.to_string());
-    set("instance", "tags", told.tags.join(" "));
-    let none = || "None".to_owned();
-    for (at, nic) in told.nics.iter().enumerate() {
-        set("instance", &format!("nic{at}_mac"), nic.mac.clone());
-        set("instance", &format!("nic{at}_ip"), nic.ip.clone().unwrap_or_else(none));
-        let network = nic.network.as_ref().map(|network| network.uuid.to_string());
-        set("instance", &format!("nic{at}_network"), network.unwrap_or_default());
-        set("instance", &format!("nic{at}_name"), nic.name.clone().unwrap_or_else(none));
-        set("instance", &format!("nic{at}_mode"), nic.mode.clone());
-        set("instance", &format!("nic{at}_link"), nic.link.clone());
-        set("instance", &format!("nic{at}_vlan"), nic.vlan.clone());
-    }
-    set("instance", "nic_count", told.nics.len().to_string());
-    for (at, disk) in told.disks.iter().enumerate() {
-        set("instance", &format!("disk{at}_ivname"), disk.iv_name.clone());
-        set("instance", &format!("disk{at}_dump"), disk.uuid.to_string());
-        set("instance", &format!("disk{at}_size"), disk.size_mib.to_string());
-        set("instance", &format!("disk{at}_name"), disk.name.clone().unwrap_or_default());
-    }
-    set("instance", "disk_count", told.disks.len().to_string());
-    let globals = params::hv::globals(cx.compat());
-    for (name, value) in told.hvparams.iter().filter(|(name, _)| !globals.contains(&name.as_str()))
-    {
-        set("hypervisor", name, python::str(value));
-    }
-    for (name, value) in &told.beparams {
-        set("backend", name, python::str(value));
-    }
-    for (name, value) in &told.osparams {
-        set("os", name, python::str(value));
-    }
-    let private =
-        params::os::fill_private(&config.cluster, &instance.os, &instance.osparams_private);
-    for (name, value) in &private {
-        set("os_private", name, python::str(value));
-    }
-    for section in ["hypervisor", "backend", "os", "os_private"] {
-        ini.section(section);
-    }
-    ini
 }
 
 /// Removes exports of the instance from all other nodes; what fails is told.
@@ -516,7 +283,9 @@ impl LogicalUnit for BackupRemove {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Bench;
+    use super::super::testing::{Bench, Outcome};
+    use model::error::GanetiError;
+    use node::Verb;
     use serde_json::json;
 
     #[tokio::test]
@@ -547,6 +316,187 @@ mod tests {
         assert!(instance.tags.contains("kept"));
         let remove = json!({"OP_ID": "OP_BACKUP_REMOVE", "instance_name": "web1.example.com"});
         assert_eq!(bench.run(remove).await.result, Ok(json!(null)));
+    }
+
+    #[tokio::test]
+    async fn a_running_instance_is_exported_from_copies() {
+        let bench = Bench::new(2);
+        let disks = json!([{"size": 64, "name": "root"}]);
+        let more = json!({"disk_template": "plain", "disks": disks});
+        bench.make("web1.example.com", more).await;
+        let live = json!({
+            "OP_ID": "OP_BACKUP_EXPORT", "instance_name": "web1.example.com", "target_node": "node2", "shutdown": false,
+        });
+        let outcome = bench.run(live.clone()).await;
+        assert_eq!(outcome.result, Ok(json!([true, [true]])), "{:?}", outcome.log);
+        assert_eq!(
+            outcome.log,
+            [
+                "Creating a snapshot of disk/0 on node node1.example.com",
+                "Exporting snapshot/0 from node1.example.com to node2.example.com",
+                "snapshot/0 is now listening, starting export",
+                "snapshot/0 finished receiving data",
+                "snapshot/0 finished sending data",
+                "Removing snapshot of disk/0 on node node1.example.com",
+                "Finalizing export on node2.example.com",
+                "Removing old exports for instance web1.example.com",
+            ]
+        );
+        // Restarted before its disks are dumped.
+        let mut stopped = live.clone();
+        stopped["shutdown"] = json!(true);
+        let outcome = bench.run(stopped).await;
+        assert_eq!(outcome.result, Ok(json!([true, [true]])), "{:?}", outcome.log);
+        let at = |text: &str| outcome.log.iter().position(|line| line.starts_with(text)).unwrap();
+        assert!(at("Starting instance") < at("Exporting snapshot/0"), "{:?}", outcome.log);
+
+        // Where there are no copies, and where dumping fails.
+        bench.fault("web1.example.com", Verb::SnapshotDisks, "no room").await;
+        let outcome = bench.run(live.clone()).await;
+        let text = "Not all disks could be snapshotted, and you requested a live export; aborting";
+        assert_eq!(outcome.result, Err(GanetiError::exec(text)));
+        assert_eq!(
+            outcome.log,
+            [" - WARNING: Could not snapshot disk/0 on node node1.example.com: no room"]
+        );
+        bench.fault_on("node2.example.com", Verb::ExportDisk, "broken");
+        let outcome = bench.run(live).await;
+        let text = "Export failed, errors in export finalization, disk export: disk(s) 0";
+        assert_eq!(outcome.result, Err(GanetiError::exec(text)));
+        let removed = "Removing snapshot of disk/0 on node node1.example.com".to_owned();
+        assert_eq!(outcome.log.iter().filter(|line| **line == removed).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn files_cannot_be_copied_in_a_moment_here() {
+        let bench = Bench::new(1);
+        let more = json!({"disk_template": "file", "disks": [{"size": 64}]});
+        bench.make("web1.example.com", more).await;
+        let export = |more: serde_json::Value| {
+            let mut op = json!({
+                "OP_ID": "OP_BACKUP_EXPORT", "instance_name": "web1.example.com", "target_node": "node1",
+            });
+            op.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            op
+        };
+        let text = "Not all disks could be snapshotted, and you did not allow the instance to remain offline for a longer \
+            time through the --long-sleep option; aborting";
+        let outcome = bench.run(export(json!({"shutdown": true}))).await;
+        assert_eq!(outcome.result, Err(GanetiError::exec(text)));
+        bench.start("web1.example.com").await;
+        let outcome = bench.run(export(json!({"shutdown": true, "long_sleep": true}))).await;
+        assert_eq!(outcome.result, Ok(json!([true, [true]])), "{:?}", outcome.log);
+        let at = |text: &str| outcome.log.iter().position(|line| line.starts_with(text)).unwrap();
+        assert!(at("Exporting disk/0") < at("Starting instance"), "{:?}", outcome.log);
+    }
+
+    /// Two clusters, and what the receiving one ends with.
+    async fn move_over(source: &Bench, target: &Bench, disks: usize) -> (Outcome, Outcome) {
+        let prepare =
+            json!({"OP_ID": "OP_BACKUP_PREPARE", "instance_name": "web1", "mode": "remote"});
+        let told = source.run(prepare).await.result.unwrap();
+        let create = json!({
+            "OP_ID": "OP_INSTANCE_CREATE", "instance_name": "web2.example.com", "mode": "remote-import",
+            "disk_template": "file", "disks": vec![json!({"size": 64}); disks], "nics": [], "os_type": "noop",
+            "pnode": "node1", "start": false, "name_check": false, "ip_check": false, "compress": "gzip",
+            "source_handshake": told["handshake"], "source_x509_ca": told["x509_ca"],
+            "source_instance_name": "web1.example.com",
+        });
+        let (tx, mut rx) = tokio::sync::mpsc::unbounded_channel();
+        let import = target.run_telling(create, Some(tx));
+        let export = async {
+            let Some(waiting) = rx.recv().await else { panic!("nobody says where the disks go") };
+            let op = json!({
+                "OP_ID": "OP_BACKUP_EXPORT", "instance_name": "web1", "mode": "remote", "shutdown": true,
+                "target_node": waiting["disks"], "destination_x509_ca": waiting["x509_ca"],
+                "x509_key_name": told["x509_key_name"], "remove_instance": true, "compress": "gzip",
+            });
+            source.run(op).await
+        };
+        tokio::join!(export, import)
+    }
+
+    #[tokio::test]
+    async fn an_instance_goes_from_one_cluster_to_another() {
+        let (source, target) = (Bench::today(1), Bench::today(1));
+        let more = json!({"disk_template": "file", "disks": [{"size": 64}, {"size": 64}]});
+        source.make("web1.example.com", more).await;
+        for bench in [&source, &target] {
+            crate::secret::renew_domain_secret(bench.dir(), Some("shared")).unwrap();
+        }
+        let arrived = target.dir().join("arrived");
+        source.script("export", "#!/bin/sh\necho disk $EXPORT_INDEX of $INSTANCE_NAME\n");
+        let import = format!("#!/bin/sh\ncat > {}.$IMPORT_INDEX\n", arrived.display());
+        target.script("import", &import);
+        target.script("rename", "#!/bin/sh\necho was $OLD_INSTANCE_NAME\n");
+        let (sent, received) = move_over(&source, &target, 2).await;
+        assert_eq!(sent.result, Ok(json!([true, [true, true]])), "{:?}", sent.log);
+        assert_eq!(received.result, Ok(json!(["node1.example.com"])), "{:?}", received.log);
+        assert!(source.config().instances.is_empty());
+        for at in 0..2 {
+            let text = std::fs::read_to_string(format!("{}.{at}", arrived.display())).unwrap();
+            assert_eq!(text, format!("disk {at} of web1.example.com\n"));
+        }
+        assert!(received.log.contains(&"was web1.example.com".to_owned()), "{:?}", received.log);
+        assert!(sent.log.contains(&"Disk 1 finished sending data".to_owned()), "{:?}", sent.log);
+    }
+
+    #[tokio::test]
+    async fn an_instance_stays_whose_disk_did_not_arrive() {
+        let (source, target) = (Bench::today(1), Bench::today(1));
+        source
+            .make("web1.example.com", json!({"disk_template": "file", "disks": [{"size": 64}]}))
+            .await;
+        for bench in [&source, &target] {
+            crate::secret::renew_domain_secret(bench.dir(), Some("shared")).unwrap();
+        }
+        target.script("import", "#!/bin/sh\ncat > /dev/null\nexit 1\n");
+        let (sent, received) = move_over(&source, &target, 1).await;
+        let text = "Export failed, errors in disk export: disk(s) 0";
+        assert_eq!(sent.result, Err(GanetiError::exec(text)), "{:?}", sent.log);
+        assert_eq!(source.config().instances.len(), 1);
+        // Ganeti: the instance is there, with what its disks have (3.0, instance_create.py).
+        assert!(received.result.is_ok(), "{:?}", received.log);
+        let warned = " - WARNING: Some disks for instance web2.example.com on node node1.example.com were not imported \
+            successfully";
+        assert!(received.log.contains(&warned.to_owned()), "{:?}", received.log);
+    }
+
+    #[tokio::test]
+    async fn clusters_without_the_same_secret_are_refused() {
+        let (source, target) = (Bench::new(1), Bench::new(1));
+        source.make("web1.example.com", json!({})).await;
+        for (bench, secret) in [(&source, "one"), (&target, "other")] {
+            crate::secret::renew_domain_secret(bench.dir(), Some(secret)).unwrap();
+        }
+        let prepare =
+            json!({"OP_ID": "OP_BACKUP_PREPARE", "instance_name": "web1", "mode": "remote"});
+        let told = source.run(prepare).await.result.unwrap();
+        let create = |handshake: &serde_json::Value| {
+            json!({
+                "OP_ID": "OP_INSTANCE_CREATE", "instance_name": "web2.example.com", "mode": "remote-import",
+                "disk_template": "diskless", "disks": [], "nics": [], "os_type": "noop", "pnode": "node1",
+                "name_check": false, "ip_check": false, "source_handshake": handshake,
+                "source_x509_ca": told["x509_ca"], "source_instance_name": "web1.example.com",
+            })
+        };
+        let error = target.run(create(&told["handshake"])).await.result.unwrap_err();
+        let text =
+            "Invalid handshake: Hash didn't match, clusters don't share the same domain secret";
+        assert_eq!(error, GanetiError::wrong_input(text));
+        crate::secret::renew_domain_secret(source.dir(), Some("other")).unwrap();
+        let again =
+            json!({"OP_ID": "OP_BACKUP_PREPARE", "instance_name": "web1", "mode": "remote"});
+        let fresh = source.run(again).await.result.unwrap();
+        let error = target.run(create(&fresh["handshake"])).await.result.unwrap_err();
+        let text = "Unable to load source X509 CA (Signature does not match data)";
+        assert_eq!(error, GanetiError::wrong_input(text));
+        // Its clock is years behind.
+        let mut late = create(&fresh["handshake"]);
+        late["source_x509_ca"] = fresh["x509_ca"].clone();
+        let error = target.run(late).await.result.unwrap_err();
+        let text = "Invalid source X509 CA (Certificate not yet valid)";
+        assert_eq!(error, GanetiError::wrong_input(text));
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use model::compat::Compat;
@@ -62,6 +63,7 @@ pub(crate) struct Cx {
     shared: Arc<Shared>,
     port: Arc<dyn JobPort>,
     reason: Vec<ReasonEntry>,
+    debug_level: AtomicU64,
 }
 
 impl Cx {
@@ -70,7 +72,16 @@ impl Cx {
         port: Arc<dyn JobPort>,
         reason: Vec<ReasonEntry>,
     ) -> Self {
-        Self { shared, port, reason }
+        Self { shared, port, reason, debug_level: AtomicU64::new(0) }
+    }
+
+    /// How talkative scripts are to be.
+    pub(crate) fn set_debug_level(&self, level: u64) {
+        self.debug_level.store(level, Ordering::Relaxed);
+    }
+
+    pub(crate) fn debug_level(&self) -> u64 {
+        self.debug_level.load(Ordering::Relaxed)
     }
 
     /// The newest snapshot of the configuration.
@@ -159,17 +170,15 @@ impl Cx {
         self.shared.allocation.lock().await
     }
 
-    /// Takes the output of a script into the server's own log. Ganeti (3.0) keeps that of reinstalling and renaming on the
-    /// node, and only says how it ended in the job's.
-    pub(crate) fn script_aside(&self) -> Feedback {
-        let job = self.job_id();
-        Arc::new(move |line: &str| tracing::debug!(job.id = %job, line, "a script said"))
-    }
-
     /// Takes the output of a script into the log, line by line, as it comes.
     pub(crate) fn script_output(&self) -> Feedback {
         let port = self.port.clone();
         Arc::new(move |line: &str| port.log(LogKind::Message, json!(line)))
+    }
+
+    /// Says something of another kind than a text.
+    pub(crate) fn tell(&self, kind: LogKind, payload: Value) {
+        self.port.log(kind, payload);
     }
 
     /// A line of the log.

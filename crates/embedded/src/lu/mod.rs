@@ -15,6 +15,7 @@ pub(crate) mod network;
 pub(crate) mod nodes;
 pub(crate) mod os_diagnose;
 pub(crate) mod plain_hooks;
+pub(crate) mod remote;
 pub(crate) mod shared_checks;
 pub(crate) mod tags;
 pub(crate) mod test_delay;
@@ -102,6 +103,7 @@ async fn run<L>(mut op: L, common: &Common, cx: &Cx) -> Result<Value>
 where
     L: LogicalUnit + Into<OpCode>,
 {
+    cx.set_debug_level(common.debug_level.unwrap_or(0));
     let names_first = NAMES_FIRST.contains(&L::ID);
     if names_first {
         cx.show(op.clone());

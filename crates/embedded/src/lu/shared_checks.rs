@@ -9,6 +9,7 @@ use model::param::{Dict, DiskTemplate, Hypervisor};
 use model::params::ipolicy::Spec;
 use model::params::{self, Kind};
 use model::python;
+use node::OsParams;
 use serde_json::Value;
 
 use super::Cx;
@@ -251,7 +252,12 @@ pub(crate) fn storage_type_of(template: DiskTemplate) -> model::param::StorageTy
 }
 
 /// Asks a node whether parameters of an operating system are fine; a definition that it does not have is passed over.
-pub(crate) async fn osparams_on_node(cx: &Cx, node: &Uuid, os: &str, filled: &Dict) -> Result<()> {
+pub(crate) async fn osparams_on_node(
+    cx: &Cx,
+    node: &Uuid,
+    os: &str,
+    filled: &OsParams,
+) -> Result<()> {
     let config = cx.config();
     let name = config.node_name(node);
     let failed = |error: node::NodeError| {

@@ -42,6 +42,8 @@ pub(crate) struct Outcome {
 struct Port {
     log: Mutex<Vec<String>>,
     jobs: Mutex<Vec<Vec<Op>>>,
+    /// Who is told what is no text.
+    told: Option<tokio::sync::mpsc::UnboundedSender<Value>>,
 }
 
 #[async_trait]
@@ -50,7 +52,11 @@ impl JobPort for Port {
         JobId(1)
     }
 
-    fn log(&self, _kind: LogKind, payload: Value) {
+    fn log(&self, kind: LogKind, payload: Value) {
+        if let (Some(told), true) = (&self.told, kind != LogKind::Message) {
+            // Whoever listened may have had enough.
+            let _ = told.send(payload.clone());
+        }
         self.log.lock().unwrap().push(model::python::str(&payload));
     }
 
@@ -114,7 +120,17 @@ fn noop(dir: &std::path::Path) {
 impl Bench {
     /// A cluster with this many simulated nodes, `node1.example.com` and so on, the first one the master.
     pub(crate) fn new(nodes: usize) -> Self {
-        let env = Arc::new(Env::seeded(1, 1_700_000_000));
+        Self::at(nodes, 1_700_000_000)
+    }
+
+    /// One whose clock is right, as the nodes' are: they make certificates, which hold for a time.
+    pub(crate) fn today(nodes: usize) -> Self {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        Self::at(nodes, i64::try_from(since.as_secs()).unwrap())
+    }
+
+    fn at(nodes: usize, seconds: i64) -> Self {
+        let env = Arc::new(Env::seeded(1, seconds));
         let mut config = Config::new(cluster(&env));
         let group = model::config::NodeGroup {
             meta: model::config::Meta::new(env.uuid(), 1.0),
@@ -169,7 +185,7 @@ impl Bench {
             names: crate::names::Names::with_table("", true),
             allocation: tokio::sync::Mutex::new(()),
             compat: Compat::V31,
-            data_dir: std::env::temp_dir(),
+            data_dir: os_dir.path().to_owned(),
         };
         Self { shared: Arc::new(shared), world, os_dir }
     }
@@ -181,7 +197,16 @@ impl Bench {
 
     /// Runs one opcode, given in its wire form.
     pub(crate) async fn run(&self, wire: Value) -> Outcome {
-        let port = Arc::new(Port::default());
+        self.run_telling(wire, None).await
+    }
+
+    /// Runs one opcode, and hands on what it says that is no text.
+    pub(crate) async fn run_telling(
+        &self,
+        wire: Value,
+        told: Option<tokio::sync::mpsc::UnboundedSender<Value>>,
+    ) -> Outcome {
+        let port = Arc::new(Port { told, ..Port::default() });
         let params = wire.as_object().unwrap().clone();
         let op = Op::from_wire(params, self.shared.compat)
             .map_err(|error| GanetiError::wrong_input(error.python_text()));
@@ -208,6 +233,16 @@ impl Bench {
         op.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let outcome = self.run(op).await;
         assert!(outcome.result.is_ok(), "{:?} {:?}", outcome.result, outcome.log);
+    }
+
+    /// Gives a script of the operating system `noop` another text.
+    pub(crate) fn script(&self, name: &str, text: &str) {
+        std::fs::write(self.os_dir.path().join("noop").join(name), text).unwrap();
+    }
+
+    /// Where it keeps its files.
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        self.os_dir.path()
     }
 
     /// Starts an instance.

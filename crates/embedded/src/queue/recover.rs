@@ -1,10 +1,12 @@
 //! What a restart does to each job that was not final: one that was only queued is queued again; one that was waiting or
-//! running ends in error, with Ganeti's words. Nothing is resumed in the middle.
+//! running ends in error, with Ganeti's words. Nothing is resumed in the middle, and nothing is run without the secrets that
+//! it had: they are not stored.
 
 use model::job::{Job, Status};
+use serde_json::Value;
 
 use super::Queue;
-use super::cell::end_dead;
+use super::cell::{end_dead, end_unfinished};
 use crate::store::row::StateRow;
 use crate::store::{StoreError, Write};
 
@@ -21,7 +23,13 @@ impl Queue {
         let mut dead = Vec::new();
         let mut queued = Vec::new();
         for mut job in unfinished {
-            if is_untouched(&job) {
+            let lost = job.ops.iter().any(|op| op.input.has_lost_secrets());
+            if is_untouched(&job) && lost {
+                tracing::warn!(job.id = job.id.0, "the secrets of job {} are lost", job.id);
+                let text = format!("the secret parameters of job {} were not kept", job.id);
+                end_unfinished(&mut job, Status::Error, &Value::from(text), now);
+                dead.push(Write::State(StateRow::of(&job)));
+            } else if is_untouched(&job) {
                 queued.push(job);
             } else {
                 tracing::warn!(job.id = job.id.0, "detected death of job {}", job.id);

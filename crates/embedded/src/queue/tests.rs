@@ -469,6 +469,27 @@ async fn a_restart_runs_what_was_queued_and_ends_what_had_begun() {
 }
 
 #[tokio::test]
+async fn a_restart_runs_nothing_without_its_secrets() {
+    let rig = rig();
+    rig.limit_running(0).await;
+    let reinstall = json!({
+        "OP_ID": "OP_INSTANCE_REINSTALL", "instance_name": "a", "osparams_secret": {"password": "hush-hush"},
+    });
+    let lost = rig.submit(reinstall).await;
+    let queued = rig.submit(tag()).await;
+    rig.queue.store.barrier().await.unwrap();
+    let queue = open(&rig.memory);
+    let found = queue.recover().await.unwrap();
+    assert_eq!((found.queued, found.dead), (1, 1));
+    queue.pump();
+    let again = Rig { queue, memory: rig.memory.clone() };
+    again.until(queued, Status::Success).await;
+    let dead = again.queue.store.read(|reader| reader.job(lost)).unwrap().unwrap();
+    let text = format!("the secret parameters of job {lost} were not kept");
+    assert_eq!(dead.ops[0].result, json!(text));
+}
+
+#[tokio::test]
 async fn ten_thousand_wait_for_one_job() {
     let rig = rig();
     rig.limit_running(0).await;

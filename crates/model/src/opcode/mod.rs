@@ -76,7 +76,23 @@ impl Audience {
             Hidden::Stored => self < Self::Store,
         }
     }
+
+    /// What is written of a value that may not be seen. The store keeps which secrets there were, so that a job that lost
+    /// them is not run without.
+    pub fn hide(self, value: &Value) -> Value {
+        match value.as_object() {
+            // What is empty gives nothing away.
+            Some(empty) if empty.is_empty() => json!({}),
+            Some(params) if self == Self::Store => {
+                params.keys().map(|name| (name.clone(), json!(REDACTED))).collect()
+            }
+            _ => Value::Null,
+        }
+    }
 }
+
+/// What stands for a secret that is not kept.
+const REDACTED: &str = "<redacted>";
 
 /// Why parameters were refused; the texts are Ganeti's (3.1, `opcodes_base.py`).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -215,8 +231,7 @@ macro_rules! opcodes {
                 $(
                     let seen = audience.sees(<$Type as $crate::param::Param>::HIDDEN);
                     let value = $crate::param::Param::write(&self.$param);
-                    // What is empty gives nothing away.
-                    let value = if seen || value == serde_json::json!({}) { value } else { serde_json::Value::Null };
+                    let value = if seen { value } else { audience.hide(&value) };
                     dict.insert($crate::opcode::plain(stringify!($param)).to_owned(), value);
                 )*
                 dict
@@ -476,7 +491,8 @@ fn hide_in_creations(dict: &mut Dict, audience: Audience) {
         for param in InstanceCreate::DEF.params.iter().filter(|param| !audience.sees(param.hidden))
         {
             if let Some(value) = creation.get_mut(param.name) {
-                *value = Value::Object(Dict::new());
+                let hidden = audience.hide(value);
+                *value = if hidden.is_null() { Value::Object(Dict::new()) } else { hidden };
             }
         }
     }
@@ -541,6 +557,22 @@ impl Op {
             }
         }
         dict
+    }
+
+    /// Whether it came from a store that did not keep its secrets.
+    pub fn has_lost_secrets(&self) -> bool {
+        let lost = |params: &Dict, def: &OpDef| {
+            let mut secrets = def.params.iter().filter(|param| !Audience::Store.sees(param.hidden));
+            secrets.any(|param| {
+                let values = params.get(param.name).and_then(Value::as_object);
+                values.is_some_and(|values| values.values().any(|value| value == REDACTED))
+            })
+        };
+        let own = self.code.write_own(Audience::Engine);
+        let creations = own.get("instances").and_then(Value::as_array).into_iter().flatten();
+        let mut creations = creations.filter_map(Value::as_object);
+        lost(&own, self.code.id().def())
+            || creations.any(|creation| lost(creation, InstanceCreate::DEF))
     }
 
     /// The summary shown in job lists: `INSTANCE_CREATE(web1.example.com)`.
@@ -647,16 +679,19 @@ mod tests {
             Compat::V31,
         );
         let op = op.unwrap();
-        let shown = |audience| {
+        let shown = |audience, private: &Value, secret: &Value| {
             let wire = op.to_wire(audience, Compat::V31);
-            (
-                wire.get("osparams_private").is_some_and(Value::is_object),
-                wire.get("osparams_secret").is_some_and(Value::is_object),
-            )
+            let shown = |name: &str| wire.get(name).cloned().unwrap_or_default();
+            assert_eq!((&shown("osparams_private"), &shown("osparams_secret")), (private, secret));
         };
-        assert_eq!(shown(Audience::Engine), (true, true));
-        assert_eq!(shown(Audience::Store), (true, false));
-        assert_eq!(shown(Audience::Client), (false, false));
+        let (private, secret) = (json!({"p": "1"}), json!({"s": "2"}));
+        let kept = json!({"s": "<redacted>"});
+        shown(Audience::Engine, &private, &secret);
+        shown(Audience::Store, &private, &kept);
+        shown(Audience::Client, &Value::Null, &Value::Null);
+        assert!(!op.has_lost_secrets());
+        let stored = op.to_wire(Audience::Store, Compat::V31);
+        assert!(Op::from_wire(stored, Compat::V31).unwrap().has_lost_secrets());
     }
 
     #[test]
@@ -665,14 +700,18 @@ mod tests {
         let op =
             OpId::InstanceMultiAlloc.read(&dict(json!({"instances": [instance]})), Compat::V31);
         let op = op.unwrap();
-        let shown = |audience| {
+        let shown = |audience, private: &Value, secret: &Value| {
             let instance = op.to_wire(audience, Compat::V31)["instances"][0].clone();
-            let seen = |name: &str| instance[name] != json!({});
-            (seen("osparams_private"), seen("osparams_secret"))
+            let shown = (&instance["osparams_private"], &instance["osparams_secret"]);
+            assert_eq!(shown, (private, secret));
         };
-        assert_eq!(shown(Audience::Engine), (true, true));
-        assert_eq!(shown(Audience::Store), (true, false));
-        assert_eq!(shown(Audience::Client), (false, false));
+        let (private, secret) = (json!({"p": "1"}), json!({"s": "2"}));
+        let kept = json!({"s": "<redacted>"});
+        shown(Audience::Engine, &private, &secret);
+        shown(Audience::Store, &private, &kept);
+        shown(Audience::Client, &json!({}), &json!({}));
+        let stored = op.to_wire(Audience::Store, Compat::V31);
+        assert!(Op::from_wire(stored, Compat::V31).unwrap().has_lost_secrets());
     }
 
     #[test]

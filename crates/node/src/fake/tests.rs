@@ -241,7 +241,10 @@ async fn scripts_are_really_run() {
 
     let refused = async |os: &str, params: Value, expected: &str| {
         let params = params.as_object().unwrap().clone();
-        let error = node.validate_os(os, &params, false).await.unwrap_err();
+        let error = node
+            .validate_os(os, &OsParams { values: params, ..OsParams::default() }, false)
+            .await
+            .unwrap_err();
         assert_eq!(error.to_string(), expected);
     };
     refused("none", json!({}), "Directory for OS none not found in search path").await;
@@ -260,12 +263,12 @@ async fn scripts_are_really_run() {
                 creating web1 1";
     assert_eq!(error.to_string(), text);
 
-    node.export_disk(&web1, 0, "web1", "none", &params, quiet()).await.unwrap();
+    node.export_disk(&web1, 0, &web1.disks[0], "web1", &params, quiet()).await.unwrap();
     node.finalize_export(&web1, "web1", "[export]\n[instance]\n").await.unwrap();
     assert_eq!(node.list_exports().await.unwrap(), ["web1"]);
     assert_eq!(node.export_info("web1").await.unwrap(), "[export]\n[instance]\n");
     let dump = node.exports().dir.join("web1/d-plain").display().to_string();
-    node.import_disk(&web1, 0, &dump, "none", &params, quiet()).await.unwrap();
+    node.import_disk(&web1, 0, &dump, &params, quiet()).await.unwrap();
     node.remove_export("web1").await.unwrap();
     assert!(node.remove_export("web1").await.is_err());
 

@@ -316,6 +316,11 @@ impl World {
         self.dir.join("exports").join(node)
     }
 
+    /// Where a node keeps its keys for transfers.
+    pub(super) fn crypto_dir(&self, node: &str) -> PathBuf {
+        self.dir.join("crypto").join(node)
+    }
+
     /// Where the output of operating systems' scripts is kept.
     pub(super) fn os_log_dir(&self) -> PathBuf {
         self.dir.join("log").join("os")

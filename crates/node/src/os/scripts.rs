@@ -1,5 +1,6 @@
 //! Running an operating system's scripts: their environment, their log file, their time limit. A script sees nothing of
-//! this program's own environment.
+//! this program's own environment, and what it prints of private and secret parameters is masked wherever it goes. Disks
+//! of instances without an operating system are copied as they are.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -17,6 +18,8 @@ use crate::{Feedback, NodeError, OsParams, Result};
 
 /// How long one script may take.
 const SCRIPT_LIMIT: Duration = Duration::from_secs(3600);
+/// How long a disk may take to be dumped or filled: Ganeti sets no limit there.
+pub(crate) const DUMP_LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// How long `verify` may take: it only looks at parameters.
 const VERIFY_LIMIT: Duration = Duration::from_secs(60);
 /// What is shown of a log when a script failed.
@@ -195,33 +198,50 @@ impl Log {
 }
 
 /// What scripts are run with.
-pub(crate) struct Scripts<'a> {
-    pub(crate) os: &'a Definition,
-    pub(crate) spec: &'a InstanceSpec,
-    pub(crate) params: &'a OsParams,
+pub(crate) struct Scripts {
+    /// None: the instance has no operating system, and its disks are copied as they are.
+    pub(crate) os: Option<Definition>,
+    pub(crate) spec: InstanceSpec,
+    pub(crate) params: OsParams,
     /// The files of the instance's disks, in order.
-    pub(crate) disks: &'a [PathBuf],
-    pub(crate) log_dir: &'a Path,
+    pub(crate) disks: Vec<PathBuf>,
+    pub(crate) log_dir: PathBuf,
 }
 
-impl Scripts<'_> {
+impl Scripts {
+    fn os(&self) -> Result<&Definition> {
+        let name = &self.spec.name;
+        let missing = || NodeError::Failed(format!("instance {name} has no operating system"));
+        self.os.as_ref().ok_or_else(missing)
+    }
+
     fn process(
         &self,
         script: &str,
+        limit: Duration,
         more: impl IntoIterator<Item = (&'static str, String)>,
-    ) -> Process {
-        let mut env = environment(self.spec, self.os, self.params, self.disks);
+    ) -> Result<Process> {
+        let os = self.os()?;
+        let mut env = environment(&self.spec, os, &self.params, &self.disks);
         env.extend(more.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        Process::new(self.os.path.join(script), SCRIPT_LIMIT).env_only(env).cwd(&self.os.path)
+        Ok(Process::new(os.path.join(script), limit).env_only(env).cwd(&os.path))
     }
 
     /// Runs a script whose output goes to the log, to the job and, on failure, into the error.
-    async fn run(&self, kind: &str, process: Process, words: &str, out: Feedback) -> Result<()> {
-        let log = Log::create(self.log_dir, kind, &self.spec.os, &self.spec.name)?;
-        let sink = log.clone();
+    async fn run(
+        &self,
+        (kind, subject): (&str, &str),
+        process: Process,
+        words: &str,
+        out: Feedback,
+    ) -> Result<()> {
+        let os = if self.spec.os.is_empty() { "none" } else { &self.spec.os };
+        let log = Log::create(&self.log_dir, kind, os, subject)?;
+        let (sink, params) = (log.clone(), self.params.clone());
         let lines: Feedback = Arc::new(move |line| {
-            sink.line(line);
-            out(line);
+            let line = params.masked(line);
+            sink.line(&line);
+            out(&line);
         });
         let done = process.lines(lines).run().await;
         let reason = match done {
@@ -236,77 +256,70 @@ impl Scripts<'_> {
 
     pub(crate) async fn create(&self, reinstall: bool, out: Feedback) -> Result<()> {
         let more = reinstall.then(|| ("INSTANCE_REINSTALL", "1".to_owned()));
-        let process = self.process("create", more);
-        self.run("add", process, "OS create script failed", out).await
+        let process = self.process("create", SCRIPT_LIMIT, more)?;
+        self.run(("add", &self.spec.name), process, "OS create script failed", out).await
     }
 
     pub(crate) async fn rename(&self, old_name: &str, out: Feedback) -> Result<()> {
         let more = [("OLD_INSTANCE_NAME", old_name.to_owned())];
-        let process = self.process("rename", more);
-        self.run("rename", process, "OS rename script failed", out).await
+        let process = self.process("rename", SCRIPT_LIMIT, more)?;
+        let subject = format!("{old_name}-{}", self.spec.name);
+        self.run(("rename", &subject), process, "OS rename script failed", out).await
     }
 
-    fn device(&self, index: usize) -> Result<String> {
-        let path = self.disks.get(index).map(|path| path.display().to_string());
-        path.ok_or_else(|| NodeError::Failed(format!("there is no disk {index} to work on")))
-    }
-
-    /// Runs `export`, whose standard output is the dump.
+    /// Dumps a device into a file or pipe: by the script `export`, whose standard output is the dump, or as it is.
     pub(crate) async fn export(
         &self,
         index: usize,
+        device: &Path,
         to: File,
-        compress: &str,
         out: Feedback,
     ) -> Result<()> {
-        let more = [("EXPORT_DEVICE", self.device(index)?), ("EXPORT_INDEX", index.to_string())];
-        let mut process = self.process("export", more).stdout(to);
-        if let Some((tool, args)) = compressor(compress, false)? {
-            process = process.compress(&tool, &args);
+        let subject = format!("{}-disk{index}", self.spec.name);
+        if self.os.is_none() {
+            let args = [format!("if={}", device.display()), "bs=1M".into(), "status=none".into()];
+            let process = Process::new("dd", DUMP_LIMIT).args(args).stdout(to);
+            return self.run(("export", &subject), process, "Dumping the disk failed", out).await;
         }
-        self.run("export", process, "OS export script failed", out).await
+        let path = device.display().to_string();
+        let more = [
+            ("EXPORT_DEVICE", path.clone()),
+            ("EXPORT_DISK_PATH", path.clone()),
+            ("EXPORT_DISK_URI", path),
+            ("EXPORT_INDEX", index.to_string()),
+        ];
+        let process = self.process("export", DUMP_LIMIT, more)?.stdout(to);
+        self.run(("export", &subject), process, "OS export script failed", out).await
     }
 
-    /// Runs `import`, whose standard input is the dump.
-    pub(crate) async fn import(
-        &self,
-        index: usize,
-        from: File,
-        compress: &str,
-        out: Feedback,
-    ) -> Result<()> {
-        let more = [("IMPORT_DEVICE", self.device(index)?), ("IMPORT_INDEX", index.to_string())];
-        let mut process = self.process("import", more).stdin(from);
-        if let Some((tool, args)) = compressor(compress, true)? {
-            process = process.decompress(&tool, &args);
+    /// Fills a disk from a file or pipe: by the script `import`, whose standard input is the dump, or as it is.
+    pub(crate) async fn import(&self, index: usize, from: File, out: Feedback) -> Result<()> {
+        let device = self.disks.get(index).map(|path| path.display().to_string());
+        let missing = || NodeError::Failed(format!("there is no disk {index} to work on"));
+        let path = device.ok_or_else(missing)?;
+        let subject = format!("{}-disk{index}", self.spec.name);
+        if self.os.is_none() {
+            let of = format!("of={path}");
+            let args = [&of, "bs=1M", "iflag=fullblock", "conv=notrunc", "status=none"];
+            let process = Process::new("dd", DUMP_LIMIT).args(args).stdin(from);
+            return self.run(("import", &subject), process, "Filling the disk failed", out).await;
         }
-        self.run("import", process, "OS import script failed", out).await
+        let more = [
+            ("IMPORT_DEVICE", path.clone()),
+            ("IMPORT_DISK_PATH", path.clone()),
+            ("IMPORT_DISK_URI", path),
+            ("IMPORT_INDEX", index.to_string()),
+        ];
+        let process = self.process("import", DUMP_LIMIT, more)?.stdin(from);
+        self.run(("import", &subject), process, "OS import script failed", out).await
     }
-}
-
-/// The command for a way of compression. Ganeti: any tool that takes `-d` may be configured (3.0, `impexpd`).
-fn compressor(name: &str, back: bool) -> Result<Option<(String, Vec<String>)>> {
-    let (tool, level) = match name {
-        "" | "none" => return Ok(None),
-        "gzip" => ("gzip", None),
-        "gzip-fast" => ("gzip", Some("-1")),
-        "gzip-slow" => ("gzip", Some("-9")),
-        other if crate::hooks::is_plugin_name(other) => (other, None),
-        other => {
-            let text = format!("'{other}' is no name of a compression tool");
-            return Err(NodeError::Failed(text));
-        }
-    };
-    let args = if back { Some("-d") } else { level };
-    let args = ["-c"].into_iter().chain(args).map(str::to_owned).collect();
-    Ok(Some((tool.to_owned(), args)))
 }
 
 /// Checks a variant and parameters, and lets the definition's own `verify` look at them.
 pub(crate) async fn validate(
     os: &Definition,
     os_name: &str,
-    params: &Dict,
+    params: &OsParams,
     force_variant: bool,
 ) -> Result<()> {
     let failed = |text: String| Err(NodeError::Failed(text));
@@ -331,14 +344,14 @@ pub(crate) async fn validate(
     }
     let known = |param: &String| os.parameters.iter().any(|(name, _)| name == param);
     let unknown: Vec<&str> =
-        params.keys().filter(|param| !known(param)).map(String::as_str).collect();
+        params.values.keys().filter(|param| !known(param)).map(String::as_str).collect();
     if !unknown.is_empty() {
         let list = unknown.join(", ");
         return failed(format!(
             "The following parameters are not supported by the OS {name}: {list}"
         ));
     }
-    let env = core_environment(os_name, os, params, 0);
+    let env = core_environment(os_name, os, &params.values, 0);
     let done = Process::new(os.path.join("verify"), VERIFY_LIMIT)
         .args(["parameters"])
         .env_only(env)
@@ -350,7 +363,7 @@ pub(crate) async fn validate(
         None => Ok(()),
         Some(reason) => failed(format!(
             "OS validation script failed ({reason}), output: {}",
-            Finished::output(&done)
+            params.masked(&Finished::output(&done))
         )),
     }
 }
@@ -366,8 +379,16 @@ mod tests {
         let files = [
             ("ganeti_api_version", "20\n"),
             ("create", show),
-            ("export", "#!/bin/sh\necho \"dump of $EXPORT_DEVICE\"; echo note >&2\n"),
-            ("import", "#!/bin/sh\ncat > $IMPORT_DEVICE\n"),
+            (
+                "export",
+                "#!/bin/sh\n[ $EXPORT_DEVICE = $EXPORT_DISK_URI ] || exit 1\n\
+                 echo \"dump of $EXPORT_DISK_PATH $EXPORT_INDEX\"; echo note >&2\n",
+            ),
+            (
+                "import",
+                "#!/bin/sh\n[ $IMPORT_DEVICE.$IMPORT_INDEX = $IMPORT_DISK_URI.0 ] || exit 1\n\
+                 cat > $IMPORT_DISK_PATH\n",
+            ),
             ("rename", "#!/bin/sh\necho \"was $OLD_INSTANCE_NAME\"; exit 4\n"),
             (
                 "verify",
@@ -401,12 +422,16 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let os = definition(root.path());
         let values = json!({"dhcp-on": "yes"}).as_object().unwrap().clone();
-        let (spec, params) = (spec(), OsParams { values, debug_level: 0 });
+        let params = OsParams { values, debug_level: 0, hidden: Vec::new() };
         let disk = root.path().join("disk0");
-        let disks = [disk.clone()];
         let log_dir = root.path().join("log");
-        let scripts =
-            Scripts { os: &os, spec: &spec, params: &params, disks: &disks, log_dir: &log_dir };
+        let mut scripts = Scripts {
+            os: Some(os),
+            spec: spec(),
+            params,
+            disks: vec![disk.clone()],
+            log_dir: log_dir.clone(),
+        };
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = lines.clone();
         let out: Feedback = Arc::new(move |line| sink.lock().unwrap().push(line.to_owned()));
@@ -423,11 +448,59 @@ mod tests {
             "OS rename script failed (exited with exit code 4), last lines in the log file:\nwas old"
         );
 
-        let dump = root.path().join("dump.gz");
-        scripts.export(0, File::create(&dump).unwrap(), "gzip", out.clone()).await.unwrap();
-        scripts.import(0, File::open(&dump).unwrap(), "gzip", out).await.unwrap();
+        // A dump of another device than the instance's own, and its way into that.
+        let dump = root.path().join("dump");
+        let other = root.path().join("snapshot");
+        scripts.export(0, &other, File::create(&dump).unwrap(), out.clone()).await.unwrap();
+        scripts.import(0, File::open(&dump).unwrap(), out.clone()).await.unwrap();
         let text = fs::read_to_string(&disk).unwrap();
-        assert_eq!(text, format!("dump of {}\n", disk.display()));
+        assert_eq!(text, format!("dump of {} 0\n", other.display()));
+
+        // Without an operating system the bytes are moved as they are; the disk keeps its length.
+        scripts.os = None;
+        scripts.spec.os = String::new();
+        fs::write(&other, b"content").unwrap();
+        fs::write(&disk, vec![1; 4096]).unwrap();
+        scripts.export(0, &other, File::create(&dump).unwrap(), out.clone()).await.unwrap();
+        scripts.import(0, File::open(&dump).unwrap(), out.clone()).await.unwrap();
+        let bytes = fs::read(&disk).unwrap();
+        assert_eq!((&bytes[..7], bytes.len()), (&b"content"[..], 4096));
+        let error = scripts.create(false, out).await.unwrap_err().to_string();
+        assert_eq!(error, "instance web.example.com has no operating system");
+    }
+
+    #[tokio::test]
+    async fn hidden_values_are_masked_wherever_output_goes() {
+        let root = tempfile::tempdir().unwrap();
+        let tell = "#!/bin/sh\necho \"password=$OSP_PASSWORD;\" >&2; exit 1\n";
+        let files = [
+            ("ganeti_api_version", "20\n"),
+            ("create", tell),
+            ("export", tell),
+            ("import", tell),
+            ("rename", tell),
+            ("verify", tell),
+            ("parameters.list", "password\n"),
+        ];
+        define(root.path(), "os", &files);
+        let os = super::super::read("os", &[root.path().to_owned()]).unwrap();
+        let values = json!({"password": "hush-hush"}).as_object().unwrap().clone();
+        let params = OsParams { values, debug_level: 0, hidden: vec!["hush-hush".into()] };
+        let error = validate(&os, "os", &params, false).await.unwrap_err().to_string();
+        assert!(error.ends_with("output: password=<redacted>;\n"), "{error}");
+        let log_dir = root.path().join("log");
+        let mut spec = spec();
+        spec.os = "os".to_owned();
+        let disks = vec![root.path().join("disk0")];
+        let scripts = Scripts { os: Some(os), spec, params, disks, log_dir: log_dir.clone() };
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let sink = lines.clone();
+        let out: Feedback = Arc::new(move |line| sink.lock().unwrap().push(line.to_owned()));
+        let error = scripts.create(false, out).await.unwrap_err().to_string();
+        assert!(error.ends_with("\npassword=<redacted>;"), "{error}");
+        assert_eq!(*lines.lock().unwrap(), ["password=<redacted>;"]);
+        let log = fs::read_dir(&log_dir).unwrap().next().unwrap().unwrap().path();
+        assert_eq!(fs::read_to_string(log).unwrap(), "password=<redacted>;\n");
     }
 
     #[tokio::test]
@@ -435,7 +508,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let os = definition(root.path());
         let check = async |name: &str, params: Value, force: bool, expected: &str| {
-            let result = validate(&os, name, params.as_object().unwrap(), force).await;
+            let values = params.as_object().unwrap().clone();
+            let params = OsParams { values, ..OsParams::default() };
+            let result = validate(&os, name, &params, force).await;
             let text = result.err().map(|error| error.to_string()).unwrap_or_default();
             assert_eq!(text, expected);
         };

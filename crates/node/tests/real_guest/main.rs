@@ -46,7 +46,7 @@ async fn a_real_guest_lives() {
     node.create_disk(&web, &web.disks[0]).await.unwrap();
     let mut params = OsParams::default();
     params.values.insert("greeting".into(), json!("Hello from tiny"));
-    node.validate_os("tiny", &params.values, false).await.unwrap();
+    node.validate_os("tiny", &params, false).await.unwrap();
     node.create_os(&web, false, &params, out.clone()).await.unwrap();
     assert!(said.lock().unwrap().iter().any(|line| line.starts_with("tiny: installed")));
     clock.lap("the system was installed on a disk");
@@ -115,9 +115,8 @@ async fn a_real_guest_lives() {
     let mail = spec(&options, "mail.example.com", "5b6c7d8e-0000-4000-8000-000000000001");
     node.rename_disk(&web.disks[0], &mail.disks[0]).await.unwrap();
     node.rename_os(&mail, "web.example.com", &params, out.clone()).await.unwrap();
-    node.export_disk(&mail, 0, "mail.example.com", "gzip-fast", &params, out.clone())
-        .await
-        .unwrap();
+    let disk = &mail.disks[0];
+    node.export_disk(&mail, 0, disk, "mail.example.com", &params, out.clone()).await.unwrap();
     node.finalize_export(&mail, "mail.example.com", "[export]\n[instance]\n").await.unwrap();
     node.remove_disk(&mail, &mail.disks[0]).await.unwrap();
     let mut fresh = mail.clone();
@@ -125,7 +124,7 @@ async fn a_real_guest_lives() {
     node.create_disk(&fresh, &fresh.disks[0]).await.unwrap();
     let dump = options.export_dir.join("mail.example.com").join(mail.disks[0].uuid.as_str());
     let dump = dump.display().to_string();
-    node.import_disk(&fresh, 0, &dump, "gzip-fast", &params, out).await.unwrap();
+    node.import_disk(&fresh, 0, &dump, &params, out).await.unwrap();
 
     clock.lap("it was renamed, dumped and brought back");
 

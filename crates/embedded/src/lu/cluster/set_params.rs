@@ -8,7 +8,8 @@ use model::config::{Cluster, Config};
 use model::error::{ErrorClass, GanetiError, Result};
 use model::opcode::{ClusterSetParams, NetworkAdd, Op};
 use model::param::{Dict, DiskTemplate, Hypervisor, NonEmpty};
-use model::params;
+use model::{params, python};
+use node::OsParams;
 use serde_json::{Value, json};
 
 use super::templates::Templates;
@@ -292,7 +293,9 @@ async fn new_osparams(
         let none = Dict::new();
         let own = |dict: &Dict| params::inner(dict, os).cloned().unwrap_or_default();
         let (public, private) = (own(shown_public), own(shown_private));
-        let filled = params::os::fill_all(cluster, os, &public, &private, &none)?;
+        let values = params::os::fill_all(cluster, os, &public, &private, &none)?;
+        let hidden = private.values().map(python::str).collect();
+        let filled = OsParams { values, hidden, ..OsParams::default() };
         osparams_on_node(cx, &cluster.master_node, os, &filled).await?;
     }
     Ok((public, private))

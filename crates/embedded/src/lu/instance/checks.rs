@@ -8,7 +8,7 @@ use model::error::{ErrorCode, GanetiError, Result};
 use model::name::Uuid;
 use model::param::{AdminState, Dict, DiskTemplate, Hypervisor, NonEmpty, StorageType};
 use model::params;
-use node::{InstanceRun, NodeError, RunState};
+use node::{InstanceRun, NodeError, OsParams, RunState};
 use serde_json::Value;
 
 use crate::lu::Cx;
@@ -363,7 +363,7 @@ pub(crate) async fn osparams(
     cx: &Cx,
     nodes: &[Uuid],
     os: &str,
-    filled: &Dict,
+    filled: &OsParams,
     force_variant: bool,
 ) -> Result<()> {
     if os.is_empty() {

@@ -13,12 +13,11 @@ use model::opcode::InstanceCreate;
 use model::param::{
     CreateMode, Dict, DiskSpec, DiskTemplate, Hypervisor, NicSpec, NonEmpty, Private,
 };
-use node::OsParams;
+use node::{Node, OsParams};
 use serde_json::json;
 
 use super::{checks, disks, spec_of};
 use crate::lu::{Cx, expand};
-use crate::secret;
 
 /// The version of exports that is written and read.
 pub(crate) const EXPORT_VERSION: &str = "0";
@@ -46,16 +45,29 @@ impl Ini {
     pub(crate) fn parse(text: &str) -> Self {
         let mut sections: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         let mut section = String::new();
-        for line in text.lines().map(str::trim) {
+        let mut last: Option<String> = None;
+        for line in text.lines() {
+            let is_more = line.starts_with([' ', '\t']);
+            let line = line.trim();
             if line.is_empty() || line.starts_with(['#', ';']) {
                 continue;
             }
+            // A value of several lines.
+            if let (true, Some(name)) = (is_more, &last) {
+                let options = sections.entry(section.clone()).or_default();
+                let value = options.entry(name.clone()).or_default();
+                value.push('\n');
+                value.push_str(line);
+                continue;
+            }
+            last = None;
             if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
                 section = name.to_owned();
                 sections.entry(section.clone()).or_default();
             } else if let Some((name, value)) = line.split_once('=') {
                 let options = sections.entry(section.clone()).or_default();
                 options.insert(name.trim().to_owned(), value.trim().to_owned());
+                last = Some(name.trim().to_owned());
             }
         }
         Self(sections)
@@ -81,8 +93,10 @@ impl Ini {
     /// The text, sections and options in the order of names.
     pub(crate) fn render(&self) -> String {
         let section = |(name, options): (&String, &BTreeMap<String, String>)| {
-            let lines: String =
-                options.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+            let line = |(name, value): (&String, &String)| {
+                format!("{name} = {}\n", value.replace('\n', "\n\t"))
+            };
+            let lines: String = options.iter().map(line).collect();
             format!("[{name}]\n{lines}\n")
         };
         self.0.iter().map(section).collect()
@@ -176,6 +190,7 @@ fn defaults(info: &Ini, op: &mut InstanceCreate) -> Result<()> {
     };
     lay_under(&mut op.hvparams, "hypervisor");
     lay_under(&mut op.beparams, "backend");
+    old_memory(info, &mut op.beparams);
     lay_under(&mut op.osparams, "os");
     let mut private = op.osparams_private.take().unwrap_or_default();
     lay_under(&mut private.0, "os_private");
@@ -183,14 +198,26 @@ fn defaults(info: &Ini, op: &mut InstanceCreate) -> Result<()> {
     Ok(())
 }
 
+/// Exports of old releases have one memory size, and no section for backend parameters.
+fn old_memory(info: &Ini, beparams: &mut Dict) {
+    let old = beparams.remove("memory");
+    let old = old.or_else(|| info.get("instance", "memory").map(|value| json!(value)));
+    for (name, old) in [("maxmem", &old), ("minmem", &old), ("vcpus", &None)] {
+        let value = info.get("instance", name).map(|value| json!(value)).or_else(|| old.clone());
+        if let (false, Some(value)) = (beparams.contains_key(name), value) {
+            beparams.insert(name.to_owned(), value);
+        }
+    }
+}
+
 fn exported_disks(info: &Ini) -> Vec<DiskSpec> {
     let disk = |at: usize| {
         let size: u64 = info.get("instance", &format!("disk{at}_size"))?.parse().ok()?;
         let mut spec = Dict::new();
         spec.insert("size".to_owned(), json!(size));
-        if let Some(name) =
-            info.get("instance", &format!("disk{at}_name")).filter(|name| !name.is_empty())
-        {
+        // Ganeti writes, and takes, the name None for disks without one.
+        let name = info.get("instance", &format!("disk{at}_name"));
+        if let Some(name) = name.filter(|name| !["", "None", "none"].contains(name)) {
             spec.insert("name".to_owned(), json!(name));
         }
         Some(DiskSpec(spec))
@@ -201,7 +228,8 @@ fn exported_disks(info: &Ini) -> Vec<DiskSpec> {
 fn exported_nics(info: &Ini) -> Vec<NicSpec> {
     let nic = |at: usize| {
         let option = |name: &str| {
-            info.get("instance", &format!("nic{at}_{name}")).filter(|value| !value.is_empty())
+            let value = info.get("instance", &format!("nic{at}_{name}"));
+            value.filter(|value| !["", "None"].contains(value))
         };
         option("mac")?;
         let mut spec = Dict::new();
@@ -211,7 +239,7 @@ fn exported_nics(info: &Ini) -> Vec<NicSpec> {
             None => &["ip", "mac", "name", "mode", "link", "vlan"],
         };
         for name in names {
-            if let Some(value) = option(name).filter(|value| *value != "None") {
+            if let Some(value) = option(name) {
                 spec.insert((*name).to_owned(), json!(value));
             }
         }
@@ -247,7 +275,6 @@ impl Source {
     pub(crate) async fn run(
         &self,
         cx: &Cx,
-        op: &InstanceCreate,
         instance: &Arc<Instance>,
         params: &OsParams,
     ) -> Result<()> {
@@ -264,8 +291,8 @@ impl Source {
             let Some(image) = image else { continue };
             cx.log(&format!("Exporting disk/{at} from {source} to {name}"));
             cx.log(&format!("disk/{at} is now listening, starting export"));
-            let answer =
-                node.import_disk(&told, at, image, &op.compress, params, cx.script_output()).await;
+            // The way of compression is that of a transfer between nodes; here there is none.
+            let answer = node.import_disk(&told, at, image, params, cx.script_output()).await;
             match answer {
                 Ok(()) => {
                     cx.log(&format!("disk/{at} finished receiving data"));
@@ -283,38 +310,28 @@ impl Source {
                 instance.name
             ));
         }
-        cx.log(&format!("Running rename script for {}", instance.name));
-        if let Err(error) = node.rename_os(&told, &self.old_name, params, cx.script_output()).await
-        {
-            let instance = &instance.name;
-            cx.warn(&format!("Failed to run rename script for {instance} on node {name}: {error}"));
+        if !instance.os.is_empty() {
+            rename(cx, node.as_ref(), instance, &self.old_name, params).await;
         }
         Ok(())
     }
 }
 
-/// What an import from another cluster is refused for before anything is looked at.
-pub(crate) fn check_remote(cx: &Cx, op: &InstanceCreate) -> Result<()> {
-    let domain = secret::domain_secret(Path::new(cx.data_dir()), cx.env())?;
-    let handshake = op.source_handshake.clone().unwrap_or_default();
-    if handshake.is_empty() {
-        return Err(GanetiError::wrong_input("Missing source handshake"));
+/// Runs the rename script of what was imported; its failure is only told.
+pub(crate) async fn rename(
+    cx: &Cx,
+    node: &dyn Node,
+    instance: &Instance,
+    old_name: &str,
+    params: &OsParams,
+) {
+    let name = &instance.name;
+    cx.log(&format!("Running rename script for {name}"));
+    let told = spec_of(cx, instance);
+    if let Err(error) = node.rename_os(&told, old_name, params, cx.script_output()).await {
+        let node = node.name();
+        cx.warn(&format!("Failed to run rename script for {name} on node {node}: {error}"));
     }
-    if let Some(error) = secret::handshake_error(&domain, &handshake) {
-        return Err(GanetiError::wrong_input(format!("Invalid handshake: {error}")));
-    }
-    let Some(ca) = &op.source_x509_ca else {
-        return Err(GanetiError::wrong_input("Missing source X509 CA"));
-    };
-    secret::signed_certificate(&domain, ca).map_err(|error| {
-        GanetiError::wrong_input(format!("Unable to load source X509 CA ({error})"))
-    })?;
-    if op.source_instance_name.is_none() {
-        return Err(GanetiError::wrong_input("Missing source instance name"));
-    }
-    Err(GanetiError::wrong_state(
-        "Imports from another cluster are not supported by this engine yet",
-    ))
 }
 
 #[cfg(test)]
@@ -327,7 +344,25 @@ mod tests {
         ini.set("export", "version", "0");
         ini.set("instance", "disk0_size", "128");
         ini.section("os");
+        ini.set("instance", "disk0_name", "None");
+        ini.set("os_private", "key", "-----BEGIN KEY-----\nAA==\n-----END KEY-----");
         assert_eq!(Ini::parse(&ini.render()), ini);
-        assert_eq!(exported_disks(&ini).len(), 1);
+        let disks = exported_disks(&ini);
+        assert_eq!((disks.len(), disks[0].contains_key("name")), (1, false));
+    }
+
+    #[test]
+    fn old_exports_have_one_memory_size() {
+        let check = |text: &str, expected: serde_json::Value| {
+            let mut own = Dict::new();
+            old_memory(&Ini::parse(text), &mut own);
+            assert_eq!(serde_json::Value::Object(own), expected);
+        };
+        check(
+            "[instance]\nmemory = 64\nvcpus = 2\n",
+            json!({"maxmem": "64", "minmem": "64", "vcpus": "2"}),
+        );
+        check("[instance]\nmaxmem = 64\nminmem = 32\n", json!({"maxmem": "64", "minmem": "32"}));
+        check("[instance]\n", json!({}));
     }
 }

@@ -30,8 +30,9 @@ use std::sync::Arc;
 use model::config::{Config, Disk, Instance};
 use model::error::{GanetiError, Result};
 use model::name::Uuid;
-use model::param::{AdminState, AdminStateSource, DiskTemplate};
-use node::InstanceSpec;
+use model::param::{AdminState, AdminStateSource, Dict, DiskTemplate};
+use model::{params, python};
+use node::{InstanceSpec, OsParams};
 
 use super::{Cx, Level, Locks, expand};
 use crate::config::Draft;
@@ -52,6 +53,21 @@ pub(crate) fn again(cx: &Cx, uuid: &Uuid) -> Result<Arc<Instance>> {
 /// What a node is told about the instance as it is configured now.
 pub(crate) fn spec_of(cx: &Cx, instance: &Instance) -> InstanceSpec {
     spec::instance(&cx.config(), cx.compat(), instance)
+}
+
+/// All parameters of an operating system, for a run of its scripts.
+pub(crate) fn os_params(
+    cx: &Cx,
+    os: &str,
+    public: &Dict,
+    private: &Dict,
+    secret: &Dict,
+) -> Result<OsParams> {
+    let config = cx.config();
+    let values = params::os::fill_all(&config.cluster, os, public, private, secret)?;
+    let private = params::os::fill_private(&config.cluster, os, private);
+    let hidden = private.values().chain(secret.values()).map(python::str).collect();
+    Ok(OsParams { values, debug_level: cx.debug_level(), hidden })
 }
 
 /// The instance that an opcode names, refused while it is only planned.

@@ -10,13 +10,13 @@ use model::params;
 use node::OsParams;
 use serde_json::Value;
 
-use super::{again, checks, disks, find, hook_env, nodes_of, real, spec_of, wipe};
+use super::{again, checks, disks, find, hook_env, nodes_of, os_params, real, spec_of, wipe};
 use crate::lu::{Cx, Hooks, Level, Locks, LogicalUnit};
 
 pub(crate) struct Plan {
     instance: Arc<Instance>,
     /// All parameters of the operating system, for this run.
-    values: Dict,
+    os_params: OsParams,
 }
 
 impl LogicalUnit for InstanceReinstall {
@@ -55,16 +55,16 @@ impl LogicalUnit for InstanceReinstall {
         let private = self.osparams_private.as_ref().map_or(&none, |params| &params.0);
         let secret = self.osparams_secret.as_ref().map_or(&none, |params| &params.0);
         let os = self.os_type.as_deref().unwrap_or(&instance.os);
-        let values = params::os::fill_all(
-            &config.cluster,
+        let os_params = os_params(
+            cx,
             os,
             &params::updated(&instance.osparams, public, true, false),
             &params::updated(&instance.osparams_private, private, true, false),
             secret,
         )?;
         let nodes = nodes_of(&config, &instance);
-        checks::osparams(cx, &nodes, os, &values, self.force_variant).await?;
-        Ok(Plan { instance, values })
+        checks::osparams(cx, &nodes, os, &os_params, self.force_variant).await?;
+        Ok(Plan { instance, os_params })
     }
 
     fn hooks(&self, cx: &Cx, plan: &Plan) -> Option<Hooks> {
@@ -111,14 +111,19 @@ impl LogicalUnit for InstanceReinstall {
         .await?;
         disks::start(cx, uuid, None).await?;
         let instance = again(cx, uuid)?;
-        let installed = install(cx, &instance, image, plan.values).await;
+        let installed = install(cx, &instance, image, &plan.os_params).await;
         disks::shutdown(cx, uuid, None, false).await?;
         installed.map(|()| Value::Null)
     }
 }
 
 /// Writes the image, and runs the create script.
-async fn install(cx: &Cx, instance: &Instance, image: Option<&str>, values: Dict) -> Result<()> {
+async fn install(
+    cx: &Cx,
+    instance: &Instance,
+    image: Option<&str>,
+    os_params: &OsParams,
+) -> Result<()> {
     if let Some(image) = image {
         wipe::image(cx, &instance.meta.uuid, image).await?;
     }
@@ -127,9 +132,8 @@ async fn install(cx: &Cx, instance: &Instance, image: Option<&str>, values: Dict
     }
     cx.info("Running instance OS create scripts...");
     let told = spec_of(cx, instance);
-    let os_params = OsParams { values, debug_level: 0 };
     let installed = match cx.node(&instance.primary_node).await {
-        Ok(node) => node.create_os(&told, true, &os_params, cx.script_aside()).await,
+        Ok(node) => node.create_os(&told, true, os_params, cx.script_output()).await,
         Err(error) => Err(error),
     };
     installed.map_err(|error| {

@@ -7,11 +7,10 @@ use model::config::{Config, Disk, Instance};
 use model::error::{GanetiError, Result};
 use model::opcode::InstanceRename;
 use model::param::{Dict, DiskTemplate, NonEmpty};
-use model::params;
-use node::{DiskSpec, OsParams};
+use node::DiskSpec;
 use serde_json::{Value, json};
 
-use super::{again, checks, disks, find, hook_env, layout, naming, nodes_of, spec_of};
+use super::{again, checks, disks, find, hook_env, layout, naming, nodes_of, os_params, spec_of};
 use crate::lu::{Cx, Hooks, Level, Locks, LogicalUnit, expand};
 use crate::spec;
 
@@ -176,18 +175,12 @@ async fn note_owner(cx: &Cx, instance: &Instance) {
 /// Runs the rename script of the instance's operating system; its failure is only told.
 async fn run_script(cx: &Cx, instance: &Instance, old_name: &str) {
     let config = cx.config();
-    let values = params::os::fill_all(
-        &config.cluster,
-        &instance.os,
-        &instance.osparams,
-        &instance.osparams_private,
-        &Dict::new(),
-    );
+    let os_params =
+        os_params(cx, &instance.os, &instance.osparams, &instance.osparams_private, &Dict::new());
     let told = spec_of(cx, instance);
-    let failure = match (values, cx.node(&instance.primary_node).await) {
-        (Ok(values), Ok(node)) => {
-            let os_params = OsParams { values, debug_level: 0 };
-            let ran = node.rename_os(&told, old_name, &os_params, cx.script_aside()).await;
+    let failure = match (os_params, cx.node(&instance.primary_node).await) {
+        (Ok(os_params), Ok(node)) => {
+            let ran = node.rename_os(&told, old_name, &os_params, cx.script_output()).await;
             ran.err().map(|error| error.to_string())
         }
         (Err(error), _) => Some(error.to_string()),

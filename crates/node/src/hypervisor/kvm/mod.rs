@@ -1,6 +1,7 @@
 //! The `kvm` hypervisor: QEMU, one process per running instance, which outlives this program.
 
 mod addresses;
+mod backup;
 pub(crate) mod command_line;
 mod devices;
 mod display;

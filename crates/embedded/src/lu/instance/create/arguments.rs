@@ -9,9 +9,8 @@ use model::param::{CreateMode, DiskTemplate, NicSpec, NonEmpty};
 use model::params;
 use serde_json::{Value, json};
 
-use crate::lu::Cx;
-use crate::lu::instance::layout;
-use crate::lu::instance::{checks, import};
+use crate::lu::instance::{checks, layout};
+use crate::lu::{Cx, remote};
 
 /// Templates that take disks over that are there already, and the one that does nothing else.
 const MAY_ADOPT: &[DiskTemplate] = &[DiskTemplate::Plain, DiskTemplate::Blockdev];
@@ -166,7 +165,7 @@ pub(super) fn check_mode(op: &mut InstanceCreate, cx: &Cx) -> Result<()> {
             if image.is_some() {
                 cx.info("OS image has no effect during import");
             }
-            import::check_remote(cx, op)
+            remote::check_import(cx, op)
         }
     }
 }

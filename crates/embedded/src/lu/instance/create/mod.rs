@@ -17,7 +17,7 @@ use model::opcode::InstanceCreate;
 use model::param::{
     AdminState, AdminStateSource, CreateMode, Dict, DiskTemplate, FileDriver, Hypervisor,
 };
-use node::DiskSpec;
+use node::{DiskSpec, OsParams};
 use serde_json::{Value, json};
 
 use self::arguments::{
@@ -48,7 +48,7 @@ pub(crate) struct Plan {
     os: String,
     osparams: Dict,
     osparams_private: Dict,
-    os_full: Dict,
+    os_params: OsParams,
     tags: Vec<String>,
     start: bool,
     /// The forthcoming instance that becomes a real one.

@@ -6,15 +6,15 @@ use model::config::{Config, Disk, Instance, Meta};
 use model::error::{GanetiError, Result};
 use model::name::Uuid;
 use model::opcode::InstanceCreate;
-use model::param::{AdminState, AdminStateSource, Dict, DiskTemplate, Hypervisor};
+use model::param::{AdminState, AdminStateSource, CreateMode, Dict, DiskTemplate, Hypervisor};
 use model::params;
-use node::{InstanceSpec, OsParams};
+use node::InstanceSpec;
 use serde_json::Value;
 
-use super::{Plan, secrets};
-use crate::lu::Cx;
+use super::Plan;
 use crate::lu::instance::layout::{self, Layout};
 use crate::lu::instance::{disks, mark, naming, nics, spec_of};
+use crate::lu::{Cx, remote};
 
 /// Hypervisors whose instances get a port for their console.
 const NEED_PORT: &[Hypervisor] = &[Hypervisor::Kvm, Hypervisor::XenHvm];
@@ -136,32 +136,34 @@ pub(super) async fn give_up(cx: &Cx, uuid: &Uuid) -> Result<Value> {
     Err(GanetiError::exec("There are some degraded disks for this instance"))
 }
 
-/// Fills the disks: by the scripts of the operating system, or from an export.
+/// Fills the disks: by the scripts of the operating system, from an export, or from another cluster.
 pub(super) async fn install(op: &InstanceCreate, cx: &Cx, plan: &Plan, uuid: &Uuid) -> Result<()> {
     let instance = crate::lu::instance::again(cx, uuid)?;
-    if instance.os.is_empty() {
-        return Ok(());
-    }
     let node =
         cx.node(&plan.primary).await.map_err(|error| GanetiError::exec(error.to_string()))?;
-    let known = node.list_os().await.map_err(|error| {
-        GanetiError::exec(format!("Failed to get OS '{}': {error}", instance.os))
-    })?;
-    let wanted = params::os::base_name(&instance.os);
-    if !known.iter().any(|os| os.name == wanted) {
-        return Err(GanetiError::prereq_plain(format!(
-            "OS '{}' is not available in node '{}'",
-            instance.os, instance.primary_node
-        )));
+    if !instance.os.is_empty() {
+        let known = node.list_os().await.map_err(|error| {
+            GanetiError::exec(format!("Failed to get OS '{}': {error}", instance.os))
+        })?;
+        let wanted = params::os::base_name(&instance.os);
+        if !known.iter().any(|os| os.name == wanted) {
+            return Err(GanetiError::prereq_plain(format!(
+                "OS '{}' is not available in node '{}'",
+                instance.os, instance.primary_node
+            )));
+        }
     }
     if instance.disks.is_empty() || plan.adopt {
         return Ok(());
     }
-    let os_params = OsParams { values: params::fill(&plan.os_full, &secrets(op)), debug_level: 0 };
-    if let Some(source) = &plan.source {
-        return source.run(cx, op, &instance, &os_params).await;
+    if op.mode == CreateMode::RemoteImport {
+        return remote::receive(cx, op, &instance, &plan.os_params).await;
     }
-    if op.no_install == Some(true) || plan.osparams.contains_key("os-image") {
+    if let Some(source) = &plan.source {
+        return source.run(cx, &instance, &plan.os_params).await;
+    }
+    let imaged = plan.osparams.contains_key("os-image");
+    if instance.os.is_empty() || op.no_install == Some(true) || imaged {
         return Ok(());
     }
     cx.log("* running the instance OS create scripts...");
@@ -169,7 +171,7 @@ pub(super) async fn install(op: &InstanceCreate, cx: &Cx, plan: &Plan, uuid: &Uu
     let all: Vec<usize> = (0..instance.disks.len()).collect();
     disks::assemble(cx, uuid, Some(&all), false).await?;
     let told = spec_of(cx, &instance);
-    let answer = node.create_os(&told, false, &os_params, cx.script_output()).await;
+    let answer = node.create_os(&told, false, &plan.os_params, cx.script_output()).await;
     answer.map_err(|error| {
         GanetiError::exec(format!(
             "Could not add os for instance {} on node {}: {error}",
@@ -208,7 +210,7 @@ fn told(plan: &Plan, config: &Config, disks: &[Disk]) -> InstanceSpec {
         hypervisor: plan.hypervisor,
         hvparams: plan.hv_full.clone(),
         beparams: plan.be_full.clone(),
-        osparams: plan.os_full.clone(),
+        osparams: params::os::fill(&config.cluster, &plan.os, &plan.osparams),
         nics: plan.nics.iter().map(|nic| crate::spec::nic(config, nic)).collect(),
         disks: disks.iter().map(|disk| crate::spec::disk(config, &instance, disk)).collect(),
         network_port: None,

@@ -17,8 +17,7 @@ use super::arguments::{adopts, allocator, shown, template};
 use super::{Plan, lock_nodes, planned_disk, secrets};
 use crate::allocate;
 use crate::config::Placement;
-use crate::lu::instance::layout;
-use crate::lu::instance::{checks, import, naming, nics};
+use crate::lu::instance::{checks, import, layout, naming, nics, os_params};
 use crate::lu::{Cx, Locks, expand, tags};
 
 /// Where devices that are taken over must lie.
@@ -65,7 +64,7 @@ pub(super) async fn settle(
     let private = op.osparams_private.get_or_insert_default().0.clone();
     op.osparams_secret.get_or_insert_default();
     cx.show(shown(op));
-    let os_full = params::os::fill_all(cluster, &os, &op.osparams, &private, &secrets(op))?;
+    let os_params = os_params(cx, &os, &op.osparams, &private, &secrets(op))?;
     let mut private = private;
     if op.identify_defaults {
         revert_to_defaults(op, cx, config, hypervisor, &os, &mut private);
@@ -110,7 +109,7 @@ pub(super) async fn settle(
         os,
         osparams: op.osparams.clone(),
         osparams_private: private,
-        os_full,
+        os_params,
         tags: op.tags.iter().map(|tag| tag.to_string()).collect(),
         start: op.start,
         commit,
@@ -401,7 +400,7 @@ pub(super) async fn check_on_nodes(
     nodes: &[Uuid],
 ) -> Result<()> {
     checks::hvparams(cx, nodes, plan.hypervisor, &plan.hv_full).await?;
-    checks::osparams(cx, nodes, &plan.os, &plan.os_full, op.force_variant).await?;
+    checks::osparams(cx, nodes, &plan.os, &plan.os_params, op.force_variant).await?;
     checks::nic_bridges(cx, &plan.primary, &plan.nics).await?;
     checks::compression(config, &op.compress)
 }

@@ -16,7 +16,7 @@ use model::name::Uuid;
 use model::opcode::InstanceSetParams;
 use model::param::{AdminState, AdminStateSource, Dict, DiskTemplate, FileDriver, ItemChange};
 use model::{params, python};
-use node::{Device, Hotplug};
+use node::{Device, Hotplug, OsParams};
 use serde_json::{Value, json};
 
 use super::{checks, disk_template, find, hook_env, mark, nodes_of, spec_of};
@@ -428,7 +428,12 @@ async fn plan_osparams(
     };
     let own = params::updated(&instance.osparams, &public, true, false);
     let own_private = params::updated(&instance.osparams_private, &private, true, false);
-    checks::osparams(cx, nodes, &os, &params::fill(&own, &own_private), op.force_variant).await?;
+    let filled = OsParams {
+        values: params::fill(&own, &own_private),
+        hidden: own_private.values().map(python::str).collect(),
+        ..OsParams::default()
+    };
+    checks::osparams(cx, nodes, &os, &filled, op.force_variant).await?;
     plan.osparams = Some(own);
     plan.osparams_private = Some(own_private);
     Ok(())
