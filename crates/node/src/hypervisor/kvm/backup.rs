@@ -105,6 +105,13 @@ impl Kvm {
     }
 }
 
+/// Ends what an earlier program copied: nobody waits for it any more.
+pub(super) async fn forget(guest: &Guest) {
+    if let Err(error) = clear(guest).await {
+        tracing::debug!(%error, pid = guest.pid(), "copies of disks can't be ended");
+    }
+}
+
 async fn copy(guest: &Guest, disks: &[DiskSpec], targets: &[PathBuf]) -> Result<()> {
     let named = guest.qmp("query-named-block-nodes", json!({"flat": true})).await;
     let named = named.map_err(|error| refused(&error))?;

@@ -131,7 +131,14 @@ impl Kvm {
         let mut adoptions = JoinSet::new();
         for runtime in Runtime::load_all(&self.home.runtime_dir) {
             let home = self.home.clone();
-            adoptions.spawn(async move { (runtime.spec.name.clone(), adopt(home, runtime).await) });
+            adoptions.spawn(async move {
+                let name = runtime.spec.name.clone();
+                let adopted = adopt(home, runtime).await;
+                if let Ok(Some(guest)) = &adopted {
+                    backup::forget(guest).await;
+                }
+                (name, adopted)
+            });
         }
         while let Some(adopted) = adoptions.join_next().await {
             match adopted {
