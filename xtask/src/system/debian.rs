@@ -34,7 +34,7 @@ async fn lives(place: &Place) -> Result<()> {
     let node = first_node(&client).await?;
     let asked = json!({
         "__version__": 1, "mode": "create", "instance_name": NAME, "pnode": node, "name_check": false,
-        "ip_check": false, "os_type": "debian+bookworm", "osparams_secret": {"password": PASSWORD},
+        "ip_check": false, "os_type": "debian", "osparams": {"suite": "bookworm"}, "osparams_secret": {"password": PASSWORD},
         "hypervisor": "kvm", "beparams": {"maxmem": 256, "minmem": 256, "vcpus": 1},
         "disk_template": "file", "disks": [{"size": 1024}], "nics": [{"mode": "user"}],
     });

@@ -20,11 +20,8 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("rename", include_str!("../tiny/os/rename")),
     ("verify", include_str!("verify")),
 ];
-const LISTS: &[(&str, &str)] = &[
-    ("ganeti_api_version", "20\n"),
-    ("parameters.list", include_str!("parameters.list")),
-    ("variants.list", "stable\nbookworm\ntrixie\nsid\n"),
-];
+const LISTS: &[(&str, &str)] =
+    &[("ganeti_api_version", "20\n"), ("parameters.list", include_str!("parameters.list"))];
 
 /// The hypervisor parameters that its instances boot with.
 pub fn hvparams(os_dir: &Path) -> Dict {
@@ -70,6 +67,6 @@ mod tests {
         write(&root.path().join(NAME)).unwrap();
         write(&root.path().join(NAME)).unwrap();
         let os = crate::os::read(NAME, &[root.path().to_owned()]).unwrap();
-        assert!(os.has_create && os.variants.contains(&"bookworm".to_owned()));
+        assert!(os.has_create && os.parameters.iter().any(|(name, _)| name == "suite"));
     }
 }
