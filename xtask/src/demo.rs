@@ -143,6 +143,9 @@ impl Place {
         let path = format!("/2/instances/{NAME}");
         let modify = format!("{path}/modify");
         let sectors = "echo SECTORS $(cat /sys/block/vd?/size)";
+        // The guest's kernel takes a moment to see what was plugged in.
+        let there =
+            "n=0; until [ -e /sys/block/vdb ] || [ $n = 50 ]; do sleep 0.1; n=$((n + 1)); done";
         heading(
             "Its disk grows by 64 MiB while it runs, by POST /2/instances/demo.example.com/disk/0/grow",
         );
@@ -153,7 +156,7 @@ impl Place {
         heading("A second disk is plugged in, by PUT /2/instances/demo.example.com/modify");
         let add = json!({"disks": [["add", -1, {"size": 32}]], "hotplug": true});
         self.job(client, Method::Put, &modify, &add).await?;
-        viewer.line(sectors).await?;
+        viewer.line(&format!("{there}; {sectors}")).await?;
         viewer.wait("SECTORS 393216 65536").await?;
         heading(
             "A snapshot of it is exported while it runs, by PUT /2/instances/demo.example.com/export",
