@@ -57,7 +57,7 @@ const PARTS: &[Part] = &[
     // What becomes of a real guest that nobody stopped; its screen, memory and limits.
     Part { name: "life", packages: QEMU, run: system::life::run },
     // Disks of real instances, through the API.
-    Part { name: "disks", packages: QEMU, run: system::disks::run },
+    Part { name: "disks", packages: DISKS, run: system::disks::run },
     // Operating systems, exports and moves, with Ganeti's tool for moving.
     Part { name: "backup", packages: BACKUP, run: system::backup::run },
     // At least 200 seeded kills under load.
@@ -98,6 +98,8 @@ const NODE: &[&str] = &[
 ];
 
 /// And a tool of Ganeti's that moves instances between clusters.
+const DISKS: &[&str] = &["qemu-system-x86", "e2fsprogs", "zstd", "xz-utils", "ganeti-os-noop"];
+
 const BACKUP: &[&str] = &["qemu-system-x86", "e2fsprogs", "zstd", "xz-utils", "ganeti"];
 
 const DEBIAN: &[&str] = &["qemu-system-x86", "e2fsprogs", "zstd", "xz-utils", "debootstrap"];
