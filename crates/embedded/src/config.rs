@@ -317,7 +317,7 @@ impl Draft<'_> {
         self.put_instance(instance);
     }
 
-    /// Notes that a child of the cluster was added or removed (cluster.md §1).
+    /// Notes that a child of the cluster was added or removed.
     pub fn touch_cluster(&mut self) {
         self.edit_cluster(|_| ());
     }

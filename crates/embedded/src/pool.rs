@@ -1,4 +1,4 @@
-//! The addresses of a network: which offset an address has, and which are free (cluster.md §1, §5).
+//! The addresses of a network: which offset an address has, and which are free.
 
 use std::net::Ipv4Addr;
 

@@ -1,5 +1,5 @@
 //! The cluster domain secret, and what is signed with it: two clusters that share it may move instances between each other
-//! (cluster.md §11 of the specification; Ganeti 3.0, `masterd/instance.py`, `utils/x509.py`).
+//! (Ganeti 3.0, `masterd/instance.py`, `utils/x509.py`).
 
 use std::fs;
 use std::io::Write;

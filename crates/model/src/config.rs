@@ -34,7 +34,7 @@ impl Meta {
     }
 }
 
-/// The cluster's own settings (cluster.md §1). Parameters are the cluster level of each layering.
+/// The cluster's own settings. Parameters are the cluster level of each layering.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cluster {
     #[serde(flatten)]

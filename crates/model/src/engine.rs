@@ -26,7 +26,7 @@ pub struct JobChange {
     pub log_entries: Vec<Value>,
 }
 
-/// What a job filter rule says (`ReplaceFilter`); see `model::job` for its statuses and objects.md §6 for its meaning.
+/// What a job filter rule says (`ReplaceFilter`); see `model::job` for its statuses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FilterRule {
     pub priority: u64,

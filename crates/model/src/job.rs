@@ -57,7 +57,7 @@ impl Status {
     }
 }
 
-/// The status of a job from those of its opcodes, in order (objects.md §5): the first that failed, was or is being cancelled
+/// The status of a job from those of its opcodes, in order: the first that failed, was or is being cancelled
 /// decides; else the last that waits or runs; all successful is success; anything else is queued.
 pub fn job_status(opcodes: impl IntoIterator<Item = Status>) -> Status {
     let mut status = Status::Queued;

@@ -521,7 +521,7 @@ impl Stage {
 /// Templates whose disks can be copied in a moment (Ganeti 3.0, `objects.Disk.SupportsSnapshots`).
 const SNAPSHOTS: &[DiskTemplate] = &[DiskTemplate::Plain, DiskTemplate::Drbd, DiskTemplate::Ext];
 
-/// How a simulated console would be reached (objects.md §8).
+/// How a simulated console would be reached.
 fn console(instance: &InstanceSpec) -> Console {
     let name = &instance.name;
     match instance.hypervisor {

@@ -1,4 +1,4 @@
-//! Locks: what there is to lock, and what an opcode asks for (cluster.md §10). Granting is a pure value in [`allocation`];
+//! Locks: what there is to lock, and what an opcode asks for. Granting is a pure value in [`allocation`];
 //! waiting for it is the queue's business.
 
 mod allocation;

@@ -2,7 +2,7 @@
 //!
 //! Fairness. A request of an owner that holds nothing waits for whoever holds what it wants, and behind every earlier
 //! request (more urgent, or of the same priority and older) that conflicts with it: a stream of newcomers cannot starve
-//! anybody. Who waits too long is made more urgent by the worker, one step a round (cluster.md §10).
+//! anybody. Who waits too long is made more urgent by the worker, one step a round.
 //!
 //! No deadlock. A request is granted whole. An owner that holds something asks for higher levels only, and waits for
 //! holders only, not behind requests: along such waiting the levels rise. Newcomers hold nothing, so nobody who holds

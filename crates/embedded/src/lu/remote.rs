@@ -1,5 +1,5 @@
 //! Instances that go to another cluster, or come from one: both share a secret, by which each knows that what it is told
-//! comes from the other (cluster.md §11 of the specification; Ganeti 3.0, `masterd/instance.py`).
+//! comes from the other (Ganeti 3.0, `masterd/instance.py`).
 
 use std::path::Path;
 use std::sync::Arc;

@@ -154,7 +154,7 @@ pub(crate) fn disk_access(config: &Config, diskparams: &Dict, group: Option<&Uui
     Ok(())
 }
 
-/// How many master candidates there are and how many there should be, without some nodes (cluster.md §4).
+/// How many master candidates there are and how many there should be, without some nodes.
 pub(crate) fn candidates(config: &Config, without: &[Uuid]) -> (u64, u64) {
     let counted = config.nodes.values().filter(|node| !without.contains(&node.meta.uuid));
     let (mut now, mut possible) = (0, 0);

@@ -14,7 +14,7 @@ use super::lookup::{Noun, find};
 const OS_API_VERSION: u64 = 20;
 const EXPORT_VERSION: u64 = 0;
 
-/// The object behind `/2/info` (objects.md §7), without the door's aliases.
+/// The object behind `/2/info`, without the door's aliases.
 pub(crate) fn cluster_info(config: &Config, compat: Compat) -> Value {
     let cluster = &*config.cluster;
     let collector = |key: &str| -> Dict {

@@ -1,4 +1,4 @@
-//! What an instance does, and the word for it, from what it is meant to do and what the nodes say (objects.md §8).
+//! What an instance does, and the word for it, from what it is meant to do and what the nodes say.
 
 use ::node::{InstanceRun, RunState};
 use model::config::Instance;

@@ -45,7 +45,7 @@ const UNFINISHED_JOBS_MAX: usize = 50_000;
 /// How many jobs that ended are kept in memory.
 const RECENT_JOBS_MAX: usize = 256;
 
-/// How long a cancellation of a waiting job is watched (objects.md §5).
+/// How long a cancellation of a waiting job is watched.
 const CANCEL_WATCH: Duration = Duration::from_secs(44);
 
 /// The setting that keeps the queue closed over a restart.
@@ -340,7 +340,7 @@ impl Queue {
 
     // Cancelling and priorities.
 
-    /// Cancels a job (objects.md §5): whether it worked, and a text.
+    /// Cancels a job: whether it worked, and a text.
     pub(crate) async fn cancel(&self, id: JobId) -> (bool, String) {
         let not_found = (false, format!("Job {id} not found in queue"));
         let Some(cell) = self.cell(id) else { return not_found };

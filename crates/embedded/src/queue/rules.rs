@@ -1,4 +1,4 @@
-//! What filter rules and a job's own reasons say about starting it (objects.md §6, cluster.md §9): pure.
+//! What filter rules and a job's own reasons say about starting it: pure.
 
 use std::sync::Arc;
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::Queue;
 
-/// The longest that one call waits (luxi.md).
+/// The longest that one call waits.
 const WAIT_MAX: Duration = Duration::from_secs(89);
 
 impl Queue {

@@ -24,7 +24,7 @@ use crate::lu::execute;
 use crate::store::Write;
 use crate::store::row::{JobRow, StateRow};
 
-/// How long a job waits for locks before it is made more urgent by one (cluster.md §10).
+/// How long a job waits for locks before it is made more urgent by one.
 const LOCK_ROUND: Duration = Duration::from_secs(1800);
 
 /// The most urgent priority.
@@ -141,7 +141,7 @@ async fn step(queue: &Arc<Queue>, cell: &Arc<JobCell>, index: usize) -> End {
     }
 }
 
-/// What a dependency means for the job that has it (objects.md §11).
+/// What a dependency means for the job that has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Dependency {
     Fine,

@@ -1,4 +1,4 @@
-//! A new cluster, with Ganeti's defaults (cluster.md §1 of the specification: `gnt-cluster init`).
+//! A new cluster, with Ganeti's defaults (`gnt-cluster init`).
 
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! Where the contents of a new instance come from when it is imported: an export on a node of this cluster. Its description
 //! gives the defaults of what the opcode leaves open (Ganeti 3.0, `_ReadExportInfo`, `_ReadExportParams`; the file's layout
-//! is in cluster.md §11 of the specification).
+//! is what `FinalizeExport` writes).
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! `OP_INSTANCE_QUERY_DATA`: everything about instances, their disks and what the hypervisor says (objects.md §9).
+//! `OP_INSTANCE_QUERY_DATA`: everything about instances, their disks and what the hypervisor says.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! `OP_NODE_SET_PARAMS`: the role of a node and its parameters. The roles (cluster.md §4):
+//! `OP_NODE_SET_PARAMS`: the role of a node and its parameters. The roles:
 //!
 //! ```text
 //!             master candidate  <──>  regular  <──>  drained
